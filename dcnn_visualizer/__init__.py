@@ -1,0 +1,1 @@
+"""Shows what a convolutional network has learned: DeconvNet, SaliNet, DeSaliNet and occlusion saliency."""

@@ -1,0 +1,121 @@
+"""Whose array it is, which backend serves it, and whether its dtype and shape will do.
+
+Nothing here imports CuPy: a CuPy array is known by its type's module, so CuPy is loaded only by those who use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: A NumPy or CuPy array. CuPy is optional, so its type can't be named here.
+Array = Any
+
+FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+BACKENDS = ("reference", "cuda")
+
+
+class BackendError(RuntimeError):
+    """The backend asked for can't run on the arrays given, or on this machine."""
+
+
+def backend_of(array: Array) -> str:
+    """Names the backend that an array belongs to.
+
+    Args:
+        array: A NumPy or CuPy array.
+
+    Returns:
+        ``"reference"`` for NumPy, ``"cuda"`` for CuPy.
+
+    Raises:
+        TypeError: The object is neither.
+    """
+    if isinstance(array, np.ndarray):
+        return "reference"
+    if type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "__cuda_array_interface__"):
+        return "cuda"
+    raise TypeError(f"expected a numpy.ndarray or a cupy.ndarray, got {type(array).__module__}.{type(array).__name__}")
+
+
+def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleType:
+    """Picks the module that runs a primitive: the arrays' own backend, unless one is forced.
+
+    Args:
+        module: Name of the primitive's module, the same in every backend (``"pooling"``).
+        backend: ``"reference"``, ``"cuda"``, or None to follow the arrays.
+        **arrays: The arrays of the call by argument name; None values are passed over.
+
+    Returns:
+        ``dcnn_kernels.reference.<module>`` or ``dcnn_kernels.cuda.<module>``.
+
+    Raises:
+        TypeError: An argument is no array.
+        BackendError: Arrays of two backends are mixed, or the forced backend can't run.
+        ValueError: ``backend`` is an unknown name.
+    """
+    owners = {}
+    for name, array in arrays.items():
+        if array is not None:
+            try:
+                owners[name] = backend_of(array)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from None
+    if len(set(owners.values())) > 1:
+        raise BackendError(f"arrays of one call must belong to one backend, got {owners}")
+    owner = next(iter(owners.values()))
+    if backend is None:
+        backend = owner
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS} or None, got {backend!r}")
+    if backend != owner:
+        raise BackendError(
+            f"backend {backend!r} was forced, but the arrays belong to {owner!r}; move them first, nothing is copied unasked"
+        )
+    try:
+        return importlib.import_module(f"dcnn_kernels.{backend}.{module}")
+    except ModuleNotFoundError as error:
+        raise BackendError(f"backend {backend!r} has no {module!r} here: {error}") from error
+
+
+def check_float(name: str, array: Array, ndim: int | tuple[int, ...], like: Array | None = None) -> None:
+    """Raises unless an array is a float array of the expected rank.
+
+    Args:
+        name: The argument's name, for the message.
+        array: The array.
+        ndim: The rank expected, or those allowed.
+        like: Another array whose dtype must be the same.
+
+    Raises:
+        TypeError: No array, or a dtype other than float32 and float64 (on CUDA float16 too), or unlike ``like``.
+        ValueError: The wrong number of dimensions.
+    """
+    try:
+        owner = backend_of(array)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    allowed = FLOAT_DTYPES if owner == "reference" else (np.dtype(np.float16), *FLOAT_DTYPES)
+    if array.dtype not in allowed:
+        raise TypeError(f"{name} must be of dtype {' or '.join(map(str, allowed))}, got {array.dtype}")
+    if like is not None and array.dtype != like.dtype:
+        raise TypeError(f"{name} must be of the same dtype as the other arrays, {like.dtype}, got {array.dtype}")
+    ranks = (ndim,) if isinstance(ndim, int) else ndim
+    if array.ndim not in ranks:
+        raise ValueError(f"{name} must have {' or '.join(map(str, ranks))} dimensions, got shape {array.shape}")
+
+
+def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``array.shape`` equals ``shape``; ``-1`` in ``shape`` allows any size."""
+    if len(array.shape) != len(shape) or any(want not in (-1, got) for got, want in zip(array.shape, shape, strict=True)):
+        wanted = "(" + ", ".join("any" if want == -1 else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+
+
+def index_dtype(places: int) -> npt.DTypeLike:
+    """The smallest unsigned dtype that numbers ``places`` places: uint8 up to 256, then uint16 and uint32."""
+    return np.uint8 if places <= 1 << 8 else np.uint16 if places <= 1 << 16 else np.uint32

@@ -1,0 +1,1 @@
+"""NumPy references: the definition of every primitive, and the fallback that people run on."""
