@@ -1,0 +1,46 @@
+"""Primitives of convolutional networks and of the ways back through them, on NumPy or CuPy arrays.
+
+The backend follows the array; ``backend="reference"`` or ``"cuda"`` forces one. Only NumPy is needed.
+"""
+
+from .arrays import BackendError
+from .linear import linear, linear_adjoint
+from .normalization import (
+    batch_normalization,
+    batch_normalization_adjoint,
+    local_response_normalization,
+    local_response_normalization_gradient,
+)
+from .occlusion import occlude
+from .pooling import (
+    average_pooling_2d,
+    average_pooling_2d_adjoint,
+    global_average_pooling_2d,
+    global_average_pooling_2d_adjoint,
+    max_pooling_2d,
+    unpooling_2d,
+)
+from .relu import clipped_relu, leaky_relu, prelu, relu, relu_mask, relu_reverse
+
+__all__ = [
+    "BackendError",
+    "average_pooling_2d",
+    "average_pooling_2d_adjoint",
+    "batch_normalization",
+    "batch_normalization_adjoint",
+    "clipped_relu",
+    "global_average_pooling_2d",
+    "global_average_pooling_2d_adjoint",
+    "leaky_relu",
+    "linear",
+    "linear_adjoint",
+    "local_response_normalization",
+    "local_response_normalization_gradient",
+    "max_pooling_2d",
+    "occlude",
+    "prelu",
+    "relu",
+    "relu_mask",
+    "relu_reverse",
+    "unpooling_2d",
+]
