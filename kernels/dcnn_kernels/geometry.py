@@ -64,7 +64,7 @@ def pads(value: PadLike) -> Pads:
     """
     if isinstance(value, Sequence) and len(value) == 2 and any(isinstance(side, Sequence) for side in value):
         rows, columns = value
-        return pair("pad", rows, 0), pair("pad", columns, 0)  # type: ignore[arg-type]
+        return pair("pad", rows, 0), pair("pad", columns, 0)
     rows, columns = pair("pad", value, 0)  # type: ignore[arg-type]
     return (rows, rows), (columns, columns)
 

@@ -1,0 +1,121 @@
+"""What a chain is inside: steps in topological order, each a node with named inputs.
+
+Nested chains, residual and parallel blocks flatten into one graph, so whatever walks over it (the forward pass, the way
+back, receptive fields) is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
+
+#: The index that stands for the picture itself among a step's inputs.
+PICTURE = -1
+
+
+class Step(NamedTuple):
+    """One node in its place.
+
+    Attributes:
+        path: The layer's path, ``"block3/project"``.
+        node: What it does.
+        inputs: Indices of the steps whose outputs it takes; ``PICTURE`` for the picture.
+    """
+
+    path: str
+    node: TraceableNode
+    inputs: tuple[int, ...]
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """A layer made of layers: a chain, a residual or a parallel block."""
+
+    def expand(self, graph: Graph, path: str, source: int) -> int:
+        """Adds its layers to a graph.
+
+        Args:
+            graph: The graph to add to.
+            path: The composite's own path; ``""`` for the outermost.
+            source: Index of its input.
+
+        Returns:
+            The index of its output.
+        """
+        ...
+
+
+class Graph:
+    """Steps in topological order.
+
+    Attributes:
+        steps: The steps; each takes the outputs of earlier ones only.
+        layers: Index of the step that a path names. A composite's path names its last step.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.layers: dict[str, int] = {}
+
+    def add(self, path: str, node: TraceableNode, inputs: tuple[int, ...]) -> int:
+        """Adds one node and returns its index."""
+        self.steps.append(Step(path, node, inputs))
+        self.layers[path] = len(self.steps) - 1
+        return self.layers[path]
+
+    def expand(self, layer: Any, path: str, source: int) -> int:
+        """Adds a layer, whatever it is: a composite, a traceable node, or any other callable.
+
+        Returns:
+            The index of its output, which ``path`` now names.
+        """
+        if isinstance(layer, Composite):
+            self.layers[path] = layer.expand(self, path, source)
+            return self.layers[path]
+        return self.add(path, layer if isinstance(layer, TraceableNode) else PassedOver(layer), (source,))
+
+    def index(self, path: str) -> int:
+        """Index of the step that a layer's path names.
+
+        Raises:
+            KeyError: There is no such layer; the message lists those there are.
+        """
+        if path not in self.layers:
+            raise KeyError(f"no layer {path!r}; there are {', '.join(map(repr, self.layers))}")
+        return self.layers[path]
+
+    def ancestors(self, targets: Iterable[int]) -> list[int]:
+        """The steps that some steps depend on, themselves included, in topological order."""
+        needed: set[int] = set()
+        pending = [target for target in targets if target != PICTURE]
+        while pending:
+            index = pending.pop()
+            if index not in needed:
+                needed.add(index)
+                pending.extend(source for source in self.steps[index].inputs if source != PICTURE)
+        return sorted(needed)
+
+    def evaluate(self, picture: Any, targets: Iterable[int], apply: Callable[..., Any]) -> list[Any]:
+        """Walks forward, letting go of every output as soon as nothing needs it any more.
+
+        Args:
+            picture: The input, of whatever kind ``apply`` takes.
+            targets: Indices of the steps whose outputs are wanted.
+            apply: ``apply(node, *inputs)`` returns the node's output.
+
+        Returns:
+            The outputs, in the order of ``targets``.
+        """
+        wanted = list(targets)
+        order = self.ancestors(wanted)
+        last_use = {source: index for index in order for source in self.steps[index].inputs}
+        values: dict[int, Any] = {PICTURE: picture}
+        for index in order:
+            _, node, inputs = self.steps[index]
+            values[index] = apply(node, *(values[source] for source in inputs))
+            for source in inputs:
+                if last_use[source] == index and source not in wanted:
+                    values.pop(source, None)
+        return [values[index] for index in wanted]

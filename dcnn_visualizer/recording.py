@@ -1,0 +1,155 @@
+"""One forward pass, kept for the way back.
+
+A recording holds each layer's record (switches, mask bits, shapes), which is little, and the activations themselves while
+they stay within a budget. It grows as deeper layers are asked for, and is found again for the same picture and the same
+weights, so that projecting layer after layer, by several methods, runs the network once.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+from dcnn_kernels.arrays import Array
+
+from dcnn_visualizer.fingerprint import fingerprint
+from dcnn_visualizer.graph import PICTURE, Graph
+from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
+
+#: Bytes of activations that one recording keeps. Those beyond it are computed again when asked for.
+ACTIVATION_BUDGET = 1 << 29
+
+
+class Recording:
+    """The forward pass of one batch through the graph of one model.
+
+    Args:
+        graph: The model's graph.
+        picture: Array of shape (B, C, H, W); copied, so that later changes to it do no harm.
+        identity: Fingerprint of the picture.
+    """
+
+    def __init__(self, graph: Graph, picture: Array, identity: bytes) -> None:
+        self.graph = graph
+        self.identity = identity
+        self.records: dict[int, Any] = {}
+        self._activations: dict[int, Array] = {PICTURE: picture.copy()}
+        self._states: dict[int, bytes | None] = {}
+        self._lock = threading.RLock()
+
+    def serves(self, graph: Graph, identity: bytes) -> bool:
+        """Whether picture, layers and weights are still what they were when this was recorded."""
+        if identity != self.identity:
+            return False
+        for index, state in self._states.items():
+            if index >= len(graph.steps):
+                return False
+            (path, node, inputs), recorded = graph.steps[index], self.graph.steps[index]
+            same = (path, inputs) == (recorded.path, recorded.inputs) and _same_layer(node, recorded.node)
+            # A state that can't be told may have changed.
+            if not same or state is None or _state(node) != state:
+                return False
+        return True
+
+    def extend(self, target: int) -> Array:
+        """Records what a step needs, as far as it isn't recorded yet.
+
+        Args:
+            target: Index of the step.
+
+        Returns:
+            The step's activation.
+        """
+        with self._lock:
+            for index in self.graph.ancestors([target]):
+                if index not in self.records:
+                    _, node, inputs = self.graph.steps[index]
+                    activation, record = node.record(*map(self._activation, inputs))
+                    self.records[index] = record
+                    self._states[index] = _state(node)
+                    self._keep(index, activation)
+            return self._activation(target)
+
+    def _activation(self, index: int) -> Array:
+        if index not in self._activations:
+            _, node, inputs = self.graph.steps[index]
+            self._keep(index, node.compute(*map(self._activation, inputs)))
+        return self._activations[index]
+
+    def _keep(self, index: int, activation: Array) -> None:
+        self._activations[index] = activation
+        total = sum(kept.nbytes for kept in self._activations.values())
+        # The oldest go first, since a walk asks for the newest next; the picture and the newest always stay.
+        for oldest in list(self._activations)[1:-1]:
+            if total <= ACTIVATION_BUDGET:
+                break
+            total -= self._activations.pop(oldest).nbytes
+
+
+_latest: WeakKeyDictionary[chainer.Link, Recording] = WeakKeyDictionary()
+_latest_lock = threading.Lock()
+
+
+def recording_of(model: Any, picture: Array) -> Recording:
+    """The model's latest recording if it still serves, else a new one.
+
+    Args:
+        model: A TraceableChain.
+        picture: Array of shape (B, C, H, W).
+    """
+    graph, identity = model.graph(), fingerprint([picture])
+    with _latest_lock:
+        recording = _latest.get(model)
+        if recording is None or not recording.serves(graph, identity):
+            recording = _latest[model] = Recording(graph, picture, identity)
+        return recording
+
+
+def _same_layer(node: TraceableNode, recorded: TraceableNode) -> bool:
+    if isinstance(node, PassedOver) and isinstance(recorded, PassedOver):
+        return node.function is recorded.function
+    # Sums and concatenations are made anew with each graph and hold nothing.
+    return node is recorded or (type(node) is type(recorded) and not vars(node) and not vars(recorded))
+
+
+def _state(node: TraceableNode) -> bytes | None:
+    """Fingerprint of all that a node's output depends on besides its input, or None if that can't be told."""
+    owner = node.function if isinstance(node, PassedOver) else node
+    if isinstance(owner, chainer.Link):
+        owners = list(owner.links())
+    elif isinstance(owner, TraceableNode) or _is_chainers(getattr(owner, "func", owner)):
+        owners = [owner]
+    else:
+        return None
+    arrays: list[Array | None] = []
+    settings: list[Any] = []
+    for part in owners:
+        for name, value in sorted(vars(part).items()):
+            if isinstance(value, chainer.Variable):
+                arrays.append(value.array)
+            elif isinstance(value, chainer.Link) or name.startswith("_"):
+                continue  # Links are owners themselves; what Chainer keeps for itself doesn't bear on the output.
+            elif chainer.is_arrays_compatible((value,)) and value is not None:
+                arrays.append(value)
+            elif _is_plain(value) or _is_chainers(value):
+                settings.append((name, value))
+            else:
+                return None
+    return fingerprint(arrays) + repr(settings).encode()
+
+
+def _is_chainers(value: Any) -> bool:
+    """Whether a function or object is Chainer's own or NumPy's, which hold no weights that could change."""
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return module.partition(".")[0] in ("chainer", "numpy")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str, bytes))

@@ -1,0 +1,129 @@
+"""From numbers to colours: what every heat map and projection goes through before it is shown.
+
+Only :func:`colorize` needs matplotlib, and only when a colormap is given by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from dcnn_kernels.arrays import Array
+
+
+def to_host(array: Array) -> np.ndarray:
+    """A NumPy array with the contents of a NumPy or CuPy array or a Chainer Variable."""
+    array = getattr(array, "array", array)
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def displayable(img: Array) -> np.ndarray:
+    """A picture as a screen wants it.
+
+    Args:
+        img: Picture (3, H, W), (1, H, W), (H, W, 3) or (H, W); uint8, or floats, which are scaled to 0..1 by their own
+            range if they exceed it.
+
+    Returns:
+        float32 array of shape (H, W, 3) in 0..1.
+
+    Raises:
+        ValueError: No picture, or NaN in it.
+    """
+    picture = to_host(img)
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    elif picture.ndim == 3 and picture.shape[2] not in (1, 3) and picture.shape[0] in (1, 3):
+        picture = picture.transpose(1, 2, 0)
+    if picture.ndim != 3 or picture.shape[2] not in (1, 3) or 0 in picture.shape:
+        raise ValueError(f"a picture must have shape (3, H, W), (H, W, 3) or (H, W), got {picture.shape}")
+    if picture.dtype == np.uint8:
+        picture = picture.astype(np.float32) / 255
+    picture = picture.astype(np.float32)
+    if not np.isfinite(picture).all():
+        raise ValueError("a picture must be finite, got NaN or infinity in it")
+    low, high = picture.min(), picture.max()
+    if low < 0 or high > 1:
+        picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+
+def interpolate(values: np.ndarray, places: Sequence[np.ndarray], at: Sequence[np.ndarray]) -> np.ndarray:
+    """Bilinear interpolation on a grid, constant beyond its edges.
+
+    Args:
+        values: Array of shape (rows, columns).
+        places: Increasing coordinates of the rows and of the columns.
+        at: Coordinates wanted, rows and columns.
+
+    Returns:
+        Array of shape (len(at[0]), len(at[1])).
+    """
+    for axis, (known, wanted) in enumerate(zip(places, at, strict=True)):
+        upper = np.clip(np.searchsorted(known, wanted), min(1, len(known) - 1), len(known) - 1)
+        lower = np.maximum(upper - 1, 0)
+        gap = np.where(upper > lower, known[upper] - known[lower], 1)
+        weight = np.clip((wanted - known[lower]) / gap, 0, 1).astype(values.dtype)
+        weight = weight[:, None] if axis == 0 else weight
+        values = values.take(lower, axis) * (1 - weight) + values.take(upper, axis) * weight
+    return values
+
+
+def colorize(
+    values: np.ndarray,
+    cmap: str | Callable[..., Any],
+    value_range: tuple[float, float] | None = None,
+    centering: bool = True,
+    from_zero: bool = False,
+) -> np.ndarray:
+    """Paints numbers.
+
+    Args:
+        values: Array of shape (H, W).
+        cmap: Name of a matplotlib colormap, or a callable from [0, 1] to RGB or RGBA.
+        value_range: Values at the two ends; by default the values' own range.
+        centering: Whether that range is made symmetric about zero.
+        from_zero: Whether it starts at zero.
+
+    Returns:
+        float32 array of shape (H, W, 3) in 0..1.
+
+    Raises:
+        ValueError: A range that isn't two finite increasing numbers, or an unknown colormap.
+        ImportError: ``cmap`` is a name and matplotlib isn't installed.
+    """
+    if value_range is None:
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        if centering:
+            low, high = -max(-low, high, 0.0), max(-low, high, 0.0)
+        elif from_zero:
+            low = 0.0
+        if high <= low:
+            high = low + 1.0 if not centering else high + 1.0
+            low = low if not centering else -high
+    else:
+        low, high = map(float, value_range)
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise ValueError(f"value_range must be two finite increasing numbers, got {value_range!r}")
+    scaled = np.clip((np.asarray(values, np.float64) - low) / (high - low), 0, 1)
+    return np.asarray(colormap(cmap)(scaled), np.float32)[..., :3]
+
+
+def colormap(cmap: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The callable behind a colormap's name.
+
+    Raises:
+        ValueError: matplotlib knows no such colormap.
+        ImportError: matplotlib isn't installed.
+    """
+    if callable(cmap):
+        return cmap
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(f"the colormap {cmap!r} needs matplotlib: pip install 'dnn-visualizer[plot]'") from error
+    try:
+        return matplotlib.colormaps[cmap]
+    except KeyError as error:
+        raise ValueError(f"matplotlib knows no colormap {cmap!r}") from error

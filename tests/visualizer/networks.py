@@ -1,0 +1,101 @@
+"""Small networks that the tests share."""
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import chainer.functions as F
+import numpy as np
+
+import dcnn_visualizer.traceable_nodes as tn
+from dcnn_visualizer.traceable_chain import TraceableChain, TraceableParallel, TraceableResidual
+
+
+class SimpleCNN(TraceableChain):
+    """The README's network, for pictures of shape (3, 32, 32)."""
+
+    def __init__(self):
+        super().__init__()
+        with self.init_scope():
+            self.conv1 = tn.TraceableConvolution2D(3, 10, 3)
+            self.conv1_relu = tn.TraceableReLU()
+            self.conv1_mp = tn.TraceableMaxPooling2D(ksize=2)
+            self.conv1_lrn = F.local_response_normalization
+            self.conv2 = tn.TraceableConvolution2D(10, 5, 3)
+            self.conv2_relu = tn.TraceableReLU()
+            self.conv2_mp = tn.TraceableMaxPooling2D(ksize=2)
+            self.fc3 = tn.TraceableLinear(None, 32)
+            self.fc3_relu = tn.TraceableReLU()
+            self.fc4 = tn.TraceableLinear(None, 10)
+
+
+def linear(rng: np.random.Generator, units: int, dtype=np.float64) -> tn.TraceableLinear:
+    """Chainer lets only an initializer choose the dtype of weights whose shape is still to come."""
+    numbers = np.random.RandomState(rng.integers(1 << 31))
+    weights = chainer.initializers.Normal(0.5, dtype=dtype, rng=numbers)
+    return tn.TraceableLinear(None, units, initialW=weights, initial_bias=rng.standard_normal(units).astype(dtype))
+
+
+def random_chain(rng: np.random.Generator, channels: int = 3, dtype=np.float64) -> TraceableChain:
+    """A chain of random layers, every kind of node among them, with positive and negative weights."""
+
+    def integer(low, high):
+        return int(rng.integers(low, high + 1))
+
+    layers = {}
+
+    def convolution(name, inputs, outputs, **kwargs):
+        layers[name] = convolution_node(inputs, outputs, **kwargs)
+
+    def convolution_node(inputs, outputs, ksize=3, **kwargs):
+        return tn.TraceableConvolution2D(
+            inputs,
+            outputs,
+            ksize,
+            initialW=rng.standard_normal((outputs, inputs // kwargs.get("groups", 1), ksize, ksize)).astype(dtype) * 0.5,
+            initial_bias=rng.standard_normal(outputs).astype(dtype) * 0.1,
+            **kwargs,
+        )
+
+    def rectifier():
+        return (
+            tn.TraceableReLU(),
+            tn.TraceableClippedReLU(2.0),
+            tn.TraceableLeakyReLU(0.1),
+            tn.TraceablePReLU((6,), np.full(6, 0.25, dtype)),
+        )[integer(0, 3)]
+
+    with chainer.using_config("dtype", dtype):
+        pad = ((integer(0, 2), integer(0, 2)), (integer(0, 2), integer(0, 2)))
+        convolution("conv1", channels, 6, pad=pad, stride=integer(1, 2), dilate=integer(1, 2))
+        layers["act1"] = rectifier()
+        norm = tn.TraceableBatchNormalization(6, dtype=dtype)
+        norm.gamma.array[...] = rng.standard_normal(6)
+        norm.avg_mean[...], norm.avg_var[...] = rng.standard_normal(6), rng.random(6) + 0.5
+        layers["bn1"] = norm
+        # Such that no window lies wholly in the padding, where Chainer's pool gives -inf.
+        ksize, pooling_pad = ((2, 0), (3, 0), (3, 1))[integer(0, 2)]
+        layers["pool1"] = tn.TraceableMaxPooling2D(ksize, integer(1, 2), pooling_pad, cover_all=bool(integer(0, 1)))
+        layers["lrn1"] = tn.TraceableLocalResponseNormalization(n=3, alpha=0.1)
+        body = TraceableChain(
+            conv=convolution_node(6, 6, pad=1), act=rectifier(), project=convolution_node(6, 8 if pad[0][0] else 6, ksize=1)
+        )
+        layers["block"] = TraceableResidual(body, convolution_node(6, 8, ksize=1) if pad[0][0] else None)
+        width = 8 if pad[0][0] else 6
+        layers["mixed"] = TraceableParallel(
+            TraceableChain(conv=convolution_node(width, 4, ksize=1, nobias=True), act=tn.TraceableReLU()),
+            pool=tn.TraceableAveragePooling2D(3, 1, 1),
+            kept=None,
+        )
+        layers["grouped"] = convolution_node(4 + 2 * width, 6, ksize=1, groups=2)
+        layers["act2"] = rectifier()
+        layers["dropout"] = tn.TraceableDropout()
+        if integer(0, 1):
+            layers["global"] = tn.TraceableGlobalAveragePooling2D()
+        else:
+            layers["flat"] = tn.TraceableFlatten()
+        layers["fc"] = linear(rng, 5, dtype)
+        return TraceableChain(**layers)
+
+
+def picture(rng: np.random.Generator, *shape: int, dtype=np.float64) -> np.ndarray:
+    """A picture whose values repeat, so that pools meet ties."""
+    return (rng.integers(-4, 5, shape) / 4).astype(dtype)
