@@ -146,7 +146,7 @@ def passes(x: Array, z: float = math.inf) -> npt.NDArray[np.bool_]:
     """Where a rectifier lets the gradient pass."""
     gate = np.zeros(x.shape, bool)
     for at in np.ndindex(x.shape):
-        gate[at] = 0 < x[at] and (z == math.inf or x[at] < z)
+        gate[at] = x[at] > 0 and (z == math.inf or x[at] < z)
     return gate
 
 
