@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
-import dcnn_kernels as kernels
 import numpy as np
+
+import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair, PairLike, occlusion_windows, pair
-
 from dcnn_visualizer import rendering
 from dcnn_visualizer.reversal import check_picture
 from dcnn_visualizer.traceable_chain import compute

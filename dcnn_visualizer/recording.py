@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
-from dcnn_kernels.arrays import Array
 
+from dcnn_kernels.arrays import Array
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.graph import PICTURE, Graph
 from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode

@@ -13,8 +13,8 @@ from typing import Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
-from dcnn_kernels.arrays import Array, check_float
 
+from dcnn_kernels.arrays import Array, check_float
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.recording import Recording, recording_of
 

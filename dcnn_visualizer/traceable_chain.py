@@ -9,8 +9,8 @@ from typing import Any
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import numpy as np
-from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
 
+from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
 from dcnn_visualizer.graph import PICTURE, Composite, Graph
 from dcnn_visualizer.traceable_nodes import Add, Concatenate, TraceableNode
 

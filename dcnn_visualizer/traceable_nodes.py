@@ -18,6 +18,7 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import chainer.functions as F
 import chainer.links as L
+
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, Window, pads, pair

@@ -2,10 +2,10 @@ import itertools
 
 import chainer
 import chainer.functions as F
-import dcnn_kernels
 import numpy as np
 import pytest
 
+import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_visualizer import recording
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet

@@ -3,10 +3,10 @@ import io
 import chainer
 import chainer.functions as F
 import chainer.links as L
-import dcnn_kernels
 import numpy as np
 import pytest
 
+import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableParallel, TraceableResidual
 from tests.visualizer.networks import SimpleCNN, picture, random_chain
