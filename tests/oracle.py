@@ -224,3 +224,41 @@ def occlude(x: Array, windows: Array, fill: float | Array) -> Array:
         hidden = top <= at[2] < bottom and left <= at[3] < right
         y[at] = float(filled[at[1:]] if hidden else x[at[1:]])
     return y
+
+
+def _products(
+    x: Pair, out: Pair, W: tuple[int, ...], stride: Pair, pad: Pads, dilate: Pair, groups: int
+) -> Iterator[tuple[int, ...]]:
+    """Every product of a convolution: its filter, output row and column, then channel, pixel row and column, then its tap."""
+    filters, channels, kh, kw = W
+    for o, row, column, c, i, j in product(range(filters), *map(range, out), range(channels), range(kh), range(kw)):
+        r = row * stride[0] + i * dilate[0] - pad[0][0]
+        s = column * stride[1] + j * dilate[1] - pad[1][0]
+        if 0 <= r < x[0] and 0 <= s < x[1]:
+            group = o // (filters // groups)
+            yield o, row, column, group * channels + c, r, s, c, i, j
+
+
+def convolution_2d(x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair = (1, 1), groups: int = 1) -> Array:
+    extent = (dilate[0] * (W.shape[2] - 1) + 1, dilate[1] * (W.shape[3] - 1) + 1)
+    out = window_counts(x.shape, extent, stride, pad)
+    y = np.zeros((len(x), len(W), *out))
+    for n in range(len(x)):
+        for o, row, column, channel, r, s, c, i, j in _products(x.shape[2:], out, W.shape, stride, pad, dilate, groups):
+            y[n, o, row, column] += float(W[o, c, i, j]) * float(x[n, channel, r, s])
+        for o in range(len(W)):
+            y[n, o] += 0.0 if b is None else float(b[o])
+    return y
+
+
+def transposed_convolution_2d(
+    x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+) -> Array:
+    channels = groups * W.shape[1]
+    y = np.zeros((len(x), channels, *outsize))
+    for n in range(len(x)):
+        for o, row, column, channel, r, s, c, i, j in _products(outsize, x.shape[2:], W.shape, stride, pad, dilate, groups):
+            y[n, channel, r, s] += float(W[o, c, i, j]) * float(x[n, o, row, column])
+        for channel in range(channels):
+            y[n, channel] += 0.0 if b is None else float(b[channel])
+    return y

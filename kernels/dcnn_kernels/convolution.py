@@ -1,0 +1,137 @@
+"""Convolution and its adjoint, the transposed convolution."""
+
+from __future__ import annotations
+
+from . import geometry
+from .arrays import Array, check_float, check_shape, select_backend
+from .geometry import PadLike, Pads, Pair, PairLike
+
+
+def convolution_2d(
+    x: Array,
+    W: Array,
+    b: Array | None = None,
+    stride: PairLike = 1,
+    pad: PadLike = 0,
+    dilate: PairLike = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Array:
+    """Slides the filters of ``W`` over pictures (a cross-correlation, as in every deep learning library).
+
+    Args:
+        x: Pictures, shape (B, C, H, W'), float32 or float64. B may be 0.
+        W: Filters, shape (O, C / groups, kh, kw), of x's dtype.
+        b: Bias, shape (O,), of x's dtype, or None.
+        stride: Step between windows.
+        pad: Zero padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
+        dilate: Step between the taps of a window.
+        groups: Number of groups of channels that do not see one another; with as many as channels it is depthwise.
+        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+
+    Returns:
+        Shape (B, O, h, w), of x's dtype: C-contiguous, never a view of x.
+
+    Raises:
+        TypeError: No arrays, or dtypes that are not floats or differ.
+        ValueError: Wrong ranks or shapes, channels that the groups do not divide, a window larger than the padded picture.
+        BackendError: The backend can't run on these arrays.
+    """
+    kernels = select_backend("convolution", backend, x=x, W=W, b=b)
+    window, groups = _check(x, W, stride, pad, dilate, groups)
+    filters, channels = W.shape[0], W.shape[1] * groups
+    _check_signal("x", x, channels, f"W {W.shape} with groups {groups} takes {channels} channels")
+    _check_bias(b, filters, x)
+    geometry.output_shape(x.shape, *window)
+    return kernels.convolution_2d(x, W, b, *window[1:], groups)
+
+
+def transposed_convolution_2d(
+    x: Array,
+    W: Array,
+    b: Array | None = None,
+    stride: PairLike = 1,
+    pad: PadLike = 0,
+    dilate: PairLike = 1,
+    groups: int = 1,
+    outsize: PairLike | None = None,
+    *,
+    backend: str | None = None,
+) -> Array:
+    """The adjoint of :func:`convolution_2d` with the same ``W``, stride, pad, dilate and groups.
+
+    DeconvNet calls it filtering with transposed filters (Zeiler and Fergus, 2014, section 2.1); it is also the gradient of
+    the convolution with respect to its input.
+
+    Args:
+        x: Signal at the convolution's output, shape (B, O, h, w), float32 or float64. B may be 0.
+        W: Filters, shape (O, C / groups, kh, kw): the very array that the convolution takes, of x's dtype.
+        b: Bias, shape (C,), of x's dtype, or None.
+        stride: Step between windows.
+        pad: The convolution's padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
+        dilate: Step between the taps of a window.
+        groups: Number of groups of channels that do not see one another.
+        outsize: (H, W') of the result, one of those from which the convolution makes (h, w); None is the smallest of them.
+        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+
+    Returns:
+        Shape (B, C, H, W'), of x's dtype: C-contiguous, never a view of x.
+
+    Raises:
+        TypeError: No arrays, or dtypes that are not floats or differ.
+        ValueError: Wrong ranks or shapes, channels that the groups do not divide, an ``outsize`` that does not fit.
+        BackendError: The backend can't run on these arrays.
+    """
+    kernels = select_backend("convolution", backend, x=x, W=W, b=b)
+    window, groups = _check(x, W, stride, pad, dilate, groups)
+    filters, channels = W.shape[0], W.shape[1] * groups
+    _check_signal("x", x, filters, f"W {W.shape} makes {filters} channels, which the transposed convolution takes back")
+    _check_bias(b, channels, x)
+    size = _outsize(x.shape[2:], window, None if outsize is None else geometry.pair("outsize", outsize))
+    return kernels.transposed_convolution_2d(x, W, b, *window[1:], groups, size)
+
+
+def _check(
+    x: Array, W: Array, stride: PairLike, pad: PadLike, dilate: PairLike, groups: int
+) -> tuple[tuple[Pair, Pair, Pads, Pair], int]:
+    """Checks ranks, dtypes and filters, and returns ((ksize, stride, pads, dilate), groups) as integers."""
+    check_float("x", x, 4)
+    check_float("W", W, 4, like=x)
+    groups = geometry.pair("groups", groups)[0]
+    if 0 in W.shape:
+        raise ValueError(f"W must have filters, channels and taps, got shape {W.shape}")
+    if W.shape[0] % groups:
+        raise ValueError(f"groups must divide the {W.shape[0]} filters of W {W.shape}, got {groups}")
+    ksize = (W.shape[2], W.shape[3])
+    return (ksize, geometry.pair("stride", stride), geometry.pads(pad), geometry.pair("dilate", dilate)), groups
+
+
+def _check_signal(name: str, x: Array, channels: int, reason: str) -> None:
+    if x.shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels ({reason}), got shape {x.shape}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have pixels, got shape {x.shape}")
+
+
+def _check_bias(b: Array | None, channels: int, x: Array) -> None:
+    if b is not None:
+        check_float("b", b, 1, like=x)
+        check_shape("b", b, (channels,))
+
+
+def _outsize(shape: Pair, window: tuple[Pair, Pair, Pads, Pair], outsize: Pair | None) -> Pair:
+    """The extents of a transposed convolution's result, checked against those allowed."""
+    if outsize is None:
+        rows, columns = (geometry.transposed_output_size(*axis) for axis in zip(shape, *window, strict=True))
+        return rows, columns
+    for name, got, size, ksize, stride, pad, dilate in zip(("rows", "columns"), outsize, shape, *window, strict=True):
+        smallest = stride * (size - 1) + dilate * (ksize - 1) + 1 - sum(pad)
+        allowed = range(max(1, smallest), smallest + stride)
+        if got not in allowed:
+            wanted = " or ".join(map(str, allowed)) if len(allowed) < 4 else f"{allowed[0]} to {allowed[-1]}"
+            raise ValueError(
+                f"outsize must have {wanted or 'no'} {name} (the convolution makes {size} windows of them with ksize {ksize}, "
+                f"stride {stride}, pad {pad}, dilate {dilate}), got {got}"
+            )
+    return outsize
