@@ -3,16 +3,17 @@
 The backend follows the array; ``backend="reference"`` or ``"cuda"`` forces one. Only NumPy is needed.
 """
 
-from .arrays import BackendError
-from .linear import linear, linear_adjoint
-from .normalization import (
+from dcnn_kernels.arrays import BackendError
+from dcnn_kernels.convolution import convolution_2d, transposed_convolution_2d
+from dcnn_kernels.linear import linear, linear_adjoint
+from dcnn_kernels.normalization import (
     batch_normalization,
     batch_normalization_adjoint,
     local_response_normalization,
     local_response_normalization_gradient,
 )
-from .occlusion import occlude
-from .pooling import (
+from dcnn_kernels.occlusion import occlude
+from dcnn_kernels.pooling import (
     average_pooling_2d,
     average_pooling_2d_adjoint,
     global_average_pooling_2d,
@@ -20,7 +21,7 @@ from .pooling import (
     max_pooling_2d,
     unpooling_2d,
 )
-from .relu import clipped_relu, leaky_relu, prelu, relu, relu_mask, relu_reverse
+from dcnn_kernels.relu import clipped_relu, leaky_relu, prelu, relu, relu_mask, relu_reverse
 
 __all__ = [
     "BackendError",
@@ -29,6 +30,7 @@ __all__ = [
     "batch_normalization",
     "batch_normalization_adjoint",
     "clipped_relu",
+    "convolution_2d",
     "global_average_pooling_2d",
     "global_average_pooling_2d_adjoint",
     "leaky_relu",
@@ -42,5 +44,6 @@ __all__ = [
     "relu",
     "relu_mask",
     "relu_reverse",
+    "transposed_convolution_2d",
     "unpooling_2d",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
 
 
 def linear(x: Array, W: Array, b: Array | None = None, *, backend: str | None = None) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 
-from .arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
 
 #: (B, C) and pictures of any number of axes.
 LRN_RANKS = tuple(range(2, 9))

@@ -7,7 +7,7 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
 
 
 def occlude(x: Array, windows: npt.NDArray[np.integer], fill: float | Array, *, backend: str | None = None) -> Array:

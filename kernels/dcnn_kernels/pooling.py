@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, check_float, check_shape, index_dtype, select_backend
-from .geometry import PadLike, Pair, PairLike, output_shape, output_size, pads, pair
+from dcnn_kernels.arrays import Array, check_float, check_shape, index_dtype, select_backend
+from dcnn_kernels.geometry import PadLike, Pair, PairLike, output_shape, output_size, pads, pair
 
 UNPOOLING_MODES = ("switch", "center", "spread")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-from .arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
 
 #: Rectifiers work on each element, so any rank with a batch axis will do.
 RANKS = tuple(range(1, 9))

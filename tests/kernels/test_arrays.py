@@ -2,6 +2,7 @@ import importlib
 
 import numpy as np
 import pytest
+
 from dcnn_kernels.arrays import BackendError, backend_of, check_float, check_shape, index_dtype, select_backend
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .blocks import blocks
+from dcnn_kernels.reference.blocks import blocks
 
 FloatArray = npt.NDArray[np.floating]
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import index_dtype
-from ..geometry import Pads, Pair, output_shape
-from .blocks import blocks
+from dcnn_kernels.arrays import index_dtype
+from dcnn_kernels.geometry import Pads, Pair, output_shape
+from dcnn_kernels.reference.blocks import blocks
 
 FloatArray = npt.NDArray[np.floating]
 Switches = npt.NDArray[np.unsignedinteger]
