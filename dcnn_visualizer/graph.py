@@ -33,7 +33,7 @@ class Step(NamedTuple):
 class Composite(Protocol):
     """A layer made of layers: a chain, a residual or a parallel block."""
 
-    def expand(self, graph: Graph, path: str, source: int) -> int:
+    def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds its layers to a graph.
 
         Args:
@@ -65,14 +65,14 @@ class Graph:
         self.layers[path] = len(self.steps) - 1
         return self.layers[path]
 
-    def expand(self, layer: Any, path: str, source: int) -> int:
+    def add_layer(self, layer: Any, path: str, source: int) -> int:
         """Adds a layer, whatever it is: a composite, a traceable node, or any other callable.
 
         Returns:
             The index of its output, which ``path`` now names.
         """
         if isinstance(layer, Composite):
-            self.layers[path] = layer.expand(self, path, source)
+            self.layers[path] = layer.add_to_graph(self, path, source)
             return self.layers[path]
         return self.add(path, layer if isinstance(layer, TraceableNode) else PassedOver(layer), (source,))
 

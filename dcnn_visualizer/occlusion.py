@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
@@ -23,6 +21,7 @@ import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair, PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
+from dcnn_visualizer.files import whole_file
 from dcnn_visualizer.reversal import check_picture
 from dcnn_visualizer.traceable_chain import compute
 
@@ -155,15 +154,13 @@ class SaliencyMap:
         return (1 - alpha) * picture + np.float32(alpha) * self.heatmap(**{"shape": picture.shape[:2], **heatmap})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the map to an npz file, whole or not at all."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as part:
-            try:
-                np.savez(part, data=rendering.to_host(self.data), sweep=np.array(json.dumps(asdict(self.sweep))))
-            except BaseException:
-                os.unlink(part.name)
-                raise
-        os.replace(part.name, path)
+        """Writes the map to an npz file, whole or not at all.
+
+        Raises:
+            OSError: The folder is missing, or the file can't be written.
+        """
+        with whole_file(path) as file:
+            np.savez(file, data=rendering.to_host(self.data), sweep=np.array(json.dumps(asdict(self.sweep))))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | BinaryIO) -> SaliencyMap:
@@ -181,7 +178,7 @@ class SaliencyMap:
                 fields[name] = pair(name, fields[name])
             sweep = Sweep(**fields)
             places = occlusion_windows(sweep.shape, sweep.ksize, sweep.stride, sweep.windows).shape[:2]
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no saved SaliencyMap: {error}") from error
         if data.ndim != 3 or data.shape[:2] != places or data.dtype.kind != "f":
             raise ValueError(f"{path} is no saved SaliencyMap: {data.dtype} data of shape {data.shape} for {places} places")

@@ -38,16 +38,16 @@ def _kernels_serve(array: Array) -> bool:
 
 
 class _GraphChain(chainer.Chain):
-    """A chain whose forward pass is a walk over the graph it expands to."""
+    """A chain whose forward pass is a walk over its graph."""
 
-    def expand(self, graph: Graph, path: str, source: int) -> int:
+    def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds the layers to a graph; see :class:`~dcnn_visualizer.graph.Composite`."""
         raise NotImplementedError
 
     def graph(self) -> Graph:
         """The chain as one flat graph, made anew at every call, so it is never out of date."""
         graph = Graph()
-        graph.layers[""] = self.expand(graph, "", PICTURE)
+        graph.layers[""] = self.add_to_graph(graph, "", PICTURE)
         return graph
 
     def forward(self, x: Any) -> Any:
@@ -165,7 +165,7 @@ class TraceableChain(_GraphChain):
         copied.layer_names = list(self.layer_names)
         return copied
 
-    def expand(self, graph: Graph, path: str, source: int) -> int:
+    def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds the layers to a graph, in a row.
 
         Raises:
@@ -175,7 +175,7 @@ class TraceableChain(_GraphChain):
             raise ValueError(f"{type(self).__name__} {path!r} has no layers: set them within init_scope")
         prefix = f"{path}/" if path else ""
         for name in self.layer_names:
-            source = graph.expand(getattr(self, name), prefix + name, source)
+            source = graph.add_layer(getattr(self, name), prefix + name, source)
         return source
 
     def forward(self, x: Any) -> chainer.Variable | tuple[chainer.Variable, ...]:
@@ -221,17 +221,17 @@ class TraceableResidual(_GraphChain):
             return self.body
         raise KeyError(f"no layer {path!r} in the residual block")
 
-    def expand(self, graph: Graph, path: str, source: int) -> int:
+    def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds both branches and their sum to a graph."""
         prefix = f"{path}/" if path else ""
         if isinstance(self.body, Composite):
-            body = self.body.expand(graph, path, source)
+            body = self.body.add_to_graph(graph, path, source)
         else:
-            body = graph.expand(self.body, f"{prefix}body", source)
+            body = graph.add_layer(self.body, f"{prefix}body", source)
         if self.shortcut is not None:
             if f"{prefix}shortcut" in graph.layers:
                 raise ValueError(f"a layer of the body of {path!r} is named 'shortcut', as the other branch is")
-            source = graph.expand(self.shortcut, f"{prefix}shortcut", source)
+            source = graph.add_layer(self.shortcut, f"{prefix}shortcut", source)
         return graph.add(path, Add(), (body, source))
 
 
@@ -264,11 +264,11 @@ class TraceableParallel(_GraphChain):
             raise KeyError(f"no branch {name!r}; there are {', '.join(map(repr, self.branch_names))}")
         return getattr(self, name)[rest] if rest else getattr(self, name)
 
-    def expand(self, graph: Graph, path: str, source: int) -> int:
+    def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds the branches and their concatenation to a graph."""
         prefix = f"{path}/" if path else ""
         outputs = []
         for name in self.branch_names:
             branch = getattr(self, name)
-            outputs.append(source if branch is None else graph.expand(branch, prefix + name, source))
+            outputs.append(source if branch is None else graph.add_layer(branch, prefix + name, source))
         return graph.add(path, Concatenate(), tuple(outputs))

@@ -14,7 +14,7 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 
 #: From the ground up: a module imports only from rows above its own, and within its row nothing.
 FLOORS = (
-    ("chainer_compat", "rendering"),
+    ("chainer_compat", "rendering", "files"),
     ("fingerprint",),
     ("traceable_nodes",),
     ("graph",),
@@ -22,6 +22,7 @@ FLOORS = (
     ("reversal",),
     ("desalinet", "occlusion"),
     ("importers", "plotting", "dataset"),
+    ("models",),
     ("demo",),
     ("cli",),
     ("__main__",),
@@ -33,6 +34,7 @@ ALONE = ("chainercv_install", "__init__", "data")
 def imported(path: Path, package: str) -> set[str]:
     """Names of the package's own modules that a file imports, those for type checkers excepted."""
     names = set()
+    folders = path.relative_to(KERNELS if package == "dcnn_kernels" else VISUALIZER).parts[:-1]
 
     class Visitor(ast.NodeVisitor):
         def visit_If(self, node):
@@ -43,7 +45,8 @@ def imported(path: Path, package: str) -> set[str]:
             names.update(alias.name for alias in node.names)
 
         def visit_ImportFrom(self, node):
-            module = node.module if node.level == 0 else f"{package}.{node.module}"
+            above = [package, *folders][: len(folders) + 2 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
             names.update(f"{module}.{alias.name}" for alias in node.names)
 
     Visitor().visit(ast.parse(path.read_text(encoding="utf-8")))
