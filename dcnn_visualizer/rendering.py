@@ -5,6 +5,7 @@ Only :func:`colorize` needs matplotlib, and only when a colormap is given by nam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,81 @@ def displayable(img: Array) -> np.ndarray:
     if low < 0 or high > 1:
         picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
     return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+
+def magnitude_limit(values: Array, percentile: float = 99.5) -> float:
+    """The magnitude at which colours saturate, so that a few outliers don't leave everything else at zero's colour.
+
+    Zeros don't count: a projection of one neuron is zero outside its receptive field, which may be a small part of it.
+
+    Args:
+        values: Array of any shape.
+        percentile: Share of the magnitudes above zero that stay below saturation, in percent; 100 for no clipping.
+
+    Returns:
+        A number above zero; 1 where all values are zero.
+
+    Raises:
+        ValueError: ``percentile`` outside 0..100, or NaN or infinity among the values.
+    """
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
+    magnitudes = np.abs(to_host(values).astype(np.float64))
+    if not np.isfinite(magnitudes).all():
+        raise ValueError("only finite values can be drawn, got NaN or infinity in them")
+    magnitudes = magnitudes[magnitudes > 0]
+    return float(np.percentile(magnitudes, percentile)) if magnitudes.size else 1.0
+
+
+def projection_to_rgb(projection: Array, percentile: float = 99.5) -> np.ndarray:
+    """Paints a projection: zero is mid-grey, what excites is brighter, what inhibits darker.
+
+    All channels share one scale, so that colours are kept.
+
+    Args:
+        projection: Array or Variable of shape (3, H, W), in RGB order; of any other number of channels (C, H, W), or (H, W),
+            it is drawn in grey, by the mean over the channels.
+        percentile: Of the magnitudes above zero; those beyond it are clipped. 100 for no clipping.
+
+    Returns:
+        float32 array of shape (H, W, 3) in 0..1.
+
+    Raises:
+        ValueError: Another shape, no pixels, NaN or infinity, or a percentile outside 0..100.
+    """
+    values = to_host(projection)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ValueError(f"a projection must have shape (C, H, W), one at a time, got {values.shape}")
+    if values.ndim == 3:
+        values = values.transpose(1, 2, 0) if len(values) == 3 else values.mean(axis=0)
+    limit = magnitude_limit(values, percentile)
+    painted = (0.5 + 0.5 * np.clip(values / limit, -1, 1)).astype(np.float32)
+    return painted if painted.ndim == 3 else np.repeat(painted[:, :, None], 3, axis=2)
+
+
+def tile(pictures: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Lays pictures of one size out on a sheet, row by row, as near to a square as it goes.
+
+    Args:
+        pictures: Arrays of shape (H, W, 3) in 0..1.
+        gap: White pixels between them.
+
+    Returns:
+        float32 array of shape (H', W', 3); places left over are white.
+
+    Raises:
+        ValueError: No pictures, or of several sizes.
+    """
+    if len({np.shape(picture) for picture in pictures}) != 1:
+        raise ValueError(f"expected pictures of one size, got {[np.shape(picture) for picture in pictures]}")
+    columns = math.isqrt(len(pictures) - 1) + 1
+    rows = -(-len(pictures) // columns)
+    height, width, _ = pictures[0].shape
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), np.float32)
+    for number, picture in enumerate(pictures):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
 
 
 def interpolate(values: np.ndarray, places: Sequence[np.ndarray], at: Sequence[np.ndarray]) -> np.ndarray:
