@@ -18,7 +18,8 @@ def local_response_normalization(x: FloatArray, n: int, k: float, alpha: float, 
     y = np.empty_like(maps)
     for samples, pixels in _pixel_blocks(maps):
         part = maps[samples, :, pixels]
-        np.multiply(part, _scale(part, n, k, alpha) ** -beta, out=y[samples, :, pixels])
+        scale = _scale(part, n, k, alpha)
+        np.multiply(part, np.power(scale, -beta, out=scale), out=y[samples, :, pixels])
     return y.reshape(x.shape)
 
 
@@ -32,13 +33,20 @@ def local_response_normalization_gradient(
         part, signal, out = (array[samples, :, pixels] for array in (maps, signals, y))
         scale = _scale(part, n, k, alpha)
         direct = signal * scale**-beta
-        shared = _window_sums(direct * part / scale, n)
-        np.subtract(direct, shared * part * (2 * alpha * beta), out=out)
+        weighted = direct * part
+        weighted /= scale
+        shared = _window_sums(weighted, n)
+        shared *= part
+        shared *= 2 * alpha * beta
+        np.subtract(direct, shared, out=out)
     return y.reshape(x.shape)
 
 
 def _scale(x: FloatArray, n: int, k: float, alpha: float) -> FloatArray:
-    return k + alpha * _window_sums(np.square(x), n)
+    scale = _window_sums(np.square(x), n)
+    scale *= alpha
+    scale += k
+    return scale
 
 
 def _window_sums(values: FloatArray, n: int) -> FloatArray:

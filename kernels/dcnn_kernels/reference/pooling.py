@@ -6,6 +6,7 @@ never written out: windows that have an offset outside the picture are left out 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +49,8 @@ def max_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_al
     """See :func:`dcnn_kernels.max_pooling_2d`."""
     windows = output_shape(x.shape, ksize, stride, pad, cover_all=cover_all)
     rows, columns = _plane_taps(x.shape[2:], windows, ksize, stride, pad)
-    y = np.full(x.shape[:2] + windows, -np.inf, x.dtype)
-    switches = np.zeros(y.shape, index_dtype(ksize[0] * ksize[1]))
+    y = np.empty(x.shape[:2] + windows, x.dtype)
+    switches = np.empty(y.shape, index_dtype(ksize[0] * ksize[1]))
     for block in blocks(x.shape, x.itemsize):
         _max_pool(x[block], y[block], switches[block], ksize[1], rows, columns)
     return y, switches
@@ -57,19 +58,23 @@ def max_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_al
 
 def _max_pool(x: FloatArray, y: FloatArray, switches: Switches, kw: int, rows: list[_Tap], columns: list[_Tap]) -> None:
     """Pools along the rows, then down the columns: in this order, the first maximum in row order wins ties."""
-    index = switches.dtype.type
+    place = switches.dtype.type
     best = np.full(x.shape[:-1] + y.shape[-1:], -np.inf, x.dtype)
     places = np.zeros(best.shape, switches.dtype)
     for tap in columns:
-        # A packed copy of a strided view costs less than two comparisons of it do.
-        _take_larger(best[..., tap.windows], places[..., tap.windows], x[..., tap.pixels].copy(), index(tap.offset))
+        value = x[..., tap.pixels]
+        if tap.offset == 0:
+            best[..., tap.windows] = value
+        else:
+            # A packed copy of a strided view costs less than the two comparisons of it that it saves.
+            _take_larger(best[..., tap.windows], places[..., tap.windows], value.copy(), place(tap.offset))
+    y[...], switches[...] = -np.inf, 0
     for tap in rows:
-        _take_larger(
-            y[:, :, tap.windows],
-            switches[:, :, tap.windows],
-            best[:, :, tap.pixels],
-            places[:, :, tap.pixels] + index(tap.offset * kw),
-        )
+        value, column = best[:, :, tap.pixels], places[:, :, tap.pixels]
+        if tap.offset == 0:
+            y[:, :, tap.windows], switches[:, :, tap.windows] = value, column
+        else:
+            _take_larger(y[:, :, tap.windows], switches[:, :, tap.windows], value, column + place(tap.offset * kw))
     if np.isnan(y).any():
         _point_at_first_nan(x, switches, kw, rows, columns)
 
@@ -83,13 +88,12 @@ def _take_larger(best: FloatArray, places: Switches, value: FloatArray, place: S
 
 def _point_at_first_nan(x: FloatArray, switches: Switches, kw: int, rows: list[_Tap], columns: list[_Tap]) -> None:
     """A NaN is the maximum of its window, as for ``numpy.argmax``; comparisons can't tell where it was."""
-    for row in reversed(rows):
-        for column in reversed(columns):
-            np.copyto(
-                switches[:, :, row.windows, column.windows],
-                switches.dtype.type(row.offset * kw + column.offset),
-                where=np.isnan(x[:, :, row.pixels, column.pixels]),
-            )
+    for row, column in product(reversed(rows), reversed(columns)):
+        np.copyto(
+            switches[:, :, row.windows, column.windows],
+            switches.dtype.type(row.offset * kw + column.offset),
+            where=np.isnan(x[:, :, row.pixels, column.pixels]),
+        )
 
 
 def unpooling_2d(
@@ -99,17 +103,18 @@ def unpooling_2d(
     if mode == "spread":
         return _spread(g, outsize, ksize, stride, pad, count_include_pad=False)
     rows, columns = _plane_taps(outsize, g.shape[2:], ksize, stride, pad)
-    y = np.zeros(g.shape[:2] + outsize, g.dtype)
-    if mode == "center":
-        for row in rows:
-            for column in columns:
-                if (row.offset, column.offset) == ((ksize[0] - 1) // 2, (ksize[1] - 1) // 2):
-                    y[:, :, row.pixels, column.pixels] = g[:, :, row.windows, column.windows]
-        return y
-    assert switches is not None
+    y = np.empty(g.shape[:2] + outsize, g.dtype)
+    center = ((ksize[0] - 1) // 2, (ksize[1] - 1) // 2)
     overlap = ksize[0] > stride[0] or ksize[1] > stride[1]
     for block in blocks(y.shape, y.itemsize):
-        _unpool(np.ascontiguousarray(g[block]), switches[block], y[block], ksize[1], rows, columns, overlap)
+        part, signal = y[block], g[block]
+        part[...] = 0
+        if mode == "center":
+            for row, column in product(rows, columns):
+                if (row.offset, column.offset) == center:
+                    part[:, :, row.pixels, column.pixels] = signal[:, :, row.windows, column.windows]
+        elif switches is not None:
+            _unpool(np.ascontiguousarray(signal), switches[block], part, ksize[1], rows, columns, overlap)
     return y
 
 
@@ -118,15 +123,14 @@ def _unpool(
 ) -> None:
     # A signal times its mask would make NaN of an infinite signal; a bitwise 'and' with 0 or -1 doesn't, and is faster.
     bits = np.dtype(f"i{g.itemsize}")
-    for row in rows:
-        for column in columns:
-            place = np.s_[:, :, row.windows, column.windows]
-            chosen = np.equal(switches[place], row.offset * kw + column.offset).view(np.int8)
-            value = (g[place].view(bits) & np.negative(chosen, dtype=bits)).view(g.dtype)
-            if overlap:
-                y[:, :, row.pixels, column.pixels] += value
-            else:
-                y[:, :, row.pixels, column.pixels] = value
+    for row, column in product(rows, columns):
+        place = np.s_[:, :, row.windows, column.windows]
+        chosen = np.negative(np.equal(switches[place], row.offset * kw + column.offset).view(np.int8))
+        value = (g[place].view(bits) & chosen.astype(bits)).view(g.dtype)
+        if overlap:
+            y[:, :, row.pixels, column.pixels] += value
+        else:
+            y[:, :, row.pixels, column.pixels] = value
 
 
 def average_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, count_include_pad: bool) -> FloatArray:
@@ -134,9 +138,10 @@ def average_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, coun
     windows = output_shape(x.shape, ksize, stride, pad)
     rows, columns = _plane_taps(x.shape[2:], windows, ksize, stride, pad)
     counts = _counts(windows, ksize, rows, columns, count_include_pad, x.dtype)
-    y = np.zeros(x.shape[:2] + windows, x.dtype)
+    y = np.empty(x.shape[:2] + windows, x.dtype)
     for block in blocks(x.shape, x.itemsize):
         picture, sums = x[block], y[block]
+        sums[...] = 0
         strips = np.zeros(picture.shape[:-1] + windows[1:], x.dtype)
         for tap in columns:
             strips[..., tap.windows] += picture[..., tap.pixels]
@@ -157,9 +162,10 @@ def _spread(g: FloatArray, picture: Pair, ksize: Pair, stride: Pair, pad: Pads, 
     """Shares each window's value out evenly over its places; what falls on the padding is dropped, overlaps sum."""
     rows, columns = _plane_taps(picture, g.shape[2:], ksize, stride, pad)
     counts = _counts(g.shape[2:], ksize, rows, columns, count_include_pad, g.dtype)
-    y = np.zeros(g.shape[:2] + picture, g.dtype)
+    y = np.empty(g.shape[:2] + picture, g.dtype)
     for block in blocks(y.shape, y.itemsize):
         share, spread = g[block] / counts, y[block]
+        spread[...] = 0
         strips = np.zeros(spread.shape[:-1] + share.shape[-1:], g.dtype)
         for tap in rows:
             strips[:, :, tap.pixels] += share[:, :, tap.windows]
