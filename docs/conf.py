@@ -1,0 +1,12 @@
+"""Sphinx settings: MyST pages, and the API from the docstrings."""
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  (Chainer must be importable for autodoc)
+
+project = "DNN-Visualizer"
+author = "The DNN-Visualizer contributors"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "alabaster"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+myst_enable_extensions = ["dollarmath"]
+exclude_patterns = ["_build"]
