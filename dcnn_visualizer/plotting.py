@@ -18,7 +18,7 @@ def show(
     image: Array | None = None,
     ax: Axes | None = None,
     *,
-    percentile: float = 99.5,
+    percentile: float = 99.0,
     alpha: float = 0.6,
     channel: int | None = None,
     absolute: bool = False,
@@ -26,8 +26,9 @@ def show(
 ) -> Axes:
     """Draws a projection or a saliency map, over the photograph if one is given.
 
-    Zero is the middle of the colours: mid-grey in a projection, the colormap's middle in a map. The map is the last of the
-    axes' images, so ``figure.colorbar(ax.images[-1])`` adds its scale.
+    Zero is the middle of the colours: mid-grey in a projection, the colormap's middle in a map. Under a map the photograph is
+    drawn in grey, so that all colours are the map's. The map is the last of the axes' images, so
+    ``figure.colorbar(ax.images[-1])`` adds its scale.
 
     Example:
         >>> show(DeSaliNet(model).analyze(x, "conv2", 3))                     # the projection alone
@@ -58,6 +59,7 @@ def show(
     backdrop = None if image is None else rendering.displayable(image)
     if isinstance(result, SaliencyMap):
         _check_proportions(result.sweep.shape, backdrop)
+        backdrop = None if backdrop is None else rendering.in_grey(backdrop)
         values = result.plane(None if backdrop is None else backdrop.shape[:2], absolute, channel)
         limit = rendering.magnitude_limit(values, percentile)
         colours = rendering.colormap(cmap or ("magma" if absolute else "RdBu_r"))

@@ -51,7 +51,20 @@ def displayable(img: Array) -> np.ndarray:
     return np.broadcast_to(picture, (*picture.shape[:2], 3))
 
 
-def magnitude_limit(values: Array, percentile: float = 99.5) -> float:
+def in_grey(picture: np.ndarray) -> np.ndarray:
+    """A picture without its colours (luma of ITU-R BT.601), for a heat map to be laid over.
+
+    Args:
+        picture: Floats of shape (H, W, 3).
+
+    Returns:
+        float32 array of the same shape.
+    """
+    luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(luma[:, :, None].astype(np.float32), 3, axis=2).clip(0, 1)
+
+
+def magnitude_limit(values: Array, percentile: float = 99.0) -> float:
     """The magnitude at which colours saturate, so that a few outliers don't leave everything else at zero's colour.
 
     Zeros don't count: a projection of one neuron is zero outside its receptive field, which may be a small part of it.
@@ -75,7 +88,7 @@ def magnitude_limit(values: Array, percentile: float = 99.5) -> float:
     return float(np.percentile(magnitudes, percentile)) if magnitudes.size else 1.0
 
 
-def projection_to_rgb(projection: Array, percentile: float = 99.5) -> np.ndarray:
+def projection_to_rgb(projection: Array, percentile: float = 99.0) -> np.ndarray:
     """Paints a projection: zero is mid-grey, what excites is brighter, what inhibits darker.
 
     All channels share one scale, so that colours are kept.

@@ -1,0 +1,215 @@
+"""Networks by name, and what is done to a picture before they see it: what the command line is told in words."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import numpy as np
+from chainer.serializers import NpzDeserializer
+
+from dcnn_kernels.geometry import Pair
+from dcnn_visualizer import dataset, rendering
+from dcnn_visualizer.importers import efficientnet_lite, imagenet
+from dcnn_visualizer.traceable_chain import TraceableChain, compute
+
+#: Colour orders that networks expect.
+COLOURS = ("rgb", "bgr", "grey")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Makes a picture what a network was trained on: its size, its colour order, (pixel - mean) / std.
+
+    Attributes:
+        size: Rows and columns; None to take pictures as they are.
+        mean: In units of pixels 0..255, one for all colours or one each, in the network's order.
+        std: Likewise.
+        colours: ``"rgb"``, ``"bgr"`` or ``"grey"``.
+
+    Raises:
+        ValueError: An unknown order, a number of means or stds that fits no colours, a std of zero, or NaN.
+    """
+
+    size: Pair | None = None
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    colours: str = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.colours not in COLOURS:
+            raise ValueError(f"colours must be one of {COLOURS}, got {self.colours!r}")
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, self.channels) or not np.isfinite(numbers).all():
+                raise ValueError(f"{name} must be 1 or {self.channels} finite numbers, got {list(numbers)}")
+        if 0 in self.std:
+            raise ValueError(f"std must not be zero, got {list(self.std)}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return 1 if self.colours == "grey" else 3
+
+    def crop(self, picture: np.ndarray) -> np.ndarray:
+        """The part of a picture that the network sees, to look at: uint8 (H, W, 3) in and out."""
+        return picture if self.size is None else dataset.fit(picture, self.size)
+
+    def __call__(self, cropped: np.ndarray) -> np.ndarray:
+        """The network's input.
+
+        Args:
+            cropped: uint8 array of shape (H, W, 3), RGB, as :meth:`crop` gives it.
+
+        Returns:
+            float32 array of shape (3, H, W), or (1, H, W) for grey.
+        """
+        pixels = cropped.astype(np.float32).transpose(2, 0, 1)
+        if self.colours == "grey":
+            pixels = rendering.in_grey(cropped / np.float32(255))[None, :, :, 0] * 255
+        elif self.colours == "bgr":
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(self.scale(pixels))
+
+    def scale(self, pixels: np.ndarray | float) -> np.ndarray:
+        """(pixel - mean) / std, in float32: arrays (C, H, W), or one number for all colours, then of shape (C, 1, 1)."""
+        mean, std = (np.broadcast_to(np.asarray(n, np.float32), self.channels)[:, None, None] for n in (self.mean, self.std))
+        return (np.asarray(pixels, np.float32) - mean) / std
+
+    def to_rgb(self, projection: np.ndarray) -> np.ndarray:
+        """A projection (C, H, W) in the order in which it is drawn."""
+        return projection[::-1] if self.colours == "bgr" else projection
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A network ready to look at pictures.
+
+    Attributes:
+        name: What it was asked for by.
+        chain: The network.
+        preprocessing: What is done to a picture first.
+        class_names: Names of the last layer's units, or nothing.
+    """
+
+    name: str
+    chain: TraceableChain
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+
+    def activations(self, x: np.ndarray, layers: Sequence[str]) -> list[np.ndarray]:
+        """What layers answer to one picture, in one forward pass.
+
+        Args:
+            x: float32 array of shape (C, H, W), preprocessed.
+            layers: Their paths.
+
+        Returns:
+            Their activations, without the batch axis.
+
+        Raises:
+            KeyError: No such layer.
+        """
+        graph = self.chain.graph()
+        targets = [graph.index(layer) for layer in layers]
+        with chainer.no_backprop_mode(), chainer.using_config("train", False):
+            return [activation[0] for activation in graph.evaluate(x[None], targets, compute)]
+
+
+def load_model(
+    name: str, weights: str | os.PathLike[str] | None = None, preprocessing: Preprocessing | None = None
+) -> NamedModel:
+    """Finds or builds a network.
+
+    Args:
+        name: ``"efficientnet-lite0"``, which brings its weights and its preprocessing; or ``"package.module:factory"``, a
+            callable that returns a TraceableChain or what :func:`dcnn_visualizer.importers.from_chainer` turns into one. The
+            current directory is searched too.
+        weights: npz file for a factory's network, as ``chainer.serializers.save_npz`` wrote it from what the factory returns.
+        preprocessing: For a factory's network. Of EfficientNet-Lite0's only the size can be chosen, which must be square.
+
+    Raises:
+        ValueError: An unknown name, weights that don't fit or are broken, or preprocessing that contradicts the network's.
+        ImportError: The module or the factory isn't there.
+        TypeError: It gives no network.
+        OSError: The weights can't be read.
+    """
+    if name == "efficientnet-lite0":
+        return _efficientnet_lite0(name, weights, preprocessing or Preprocessing())
+    network = _call_factory(name)
+    if weights is not None:
+        load_weights(network, weights)
+    if isinstance(network, TraceableChain):
+        chain = network
+    else:
+        from dcnn_visualizer.importers import from_chainer
+
+        chain = from_chainer(network)
+    return NamedModel(name, chain, preprocessing or Preprocessing())
+
+
+def load_weights(network: Any, path: str | os.PathLike[str]) -> None:
+    """Reads a network's weights from an npz file. Unlike ``chainer.serializers.load_npz`` it never unpickles.
+
+    Args:
+        network: A ``chainer.Link``.
+        path: The file that ``chainer.serializers.save_npz`` wrote.
+
+    Raises:
+        TypeError: ``network`` has no weights to read.
+        OSError: The file can't be read.
+        ValueError: It is broken, or holds the weights of another network.
+    """
+    if not isinstance(network, chainer.Link):
+        raise TypeError(f"weights are for a chainer.Link, got {type(network).__name__}")
+    path = Path(path)
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                if not isinstance(stored, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds one array, not one for each parameter")
+                for key, parameter in network.namedparams():
+                    # NumPy would broadcast a small array over a large parameter.
+                    if parameter.array is not None and stored[key.lstrip("/")].shape != parameter.shape:
+                        raise ValueError(f"{key} has shape {stored[key.lstrip('/')].shape}, expected {parameter.shape}")
+                NpzDeserializer(stored).load(network)
+        except KeyError as error:
+            raise ValueError(f"{path} does not hold this network's weights: {error.args[0]}") from error
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
+            raise ValueError(f"{path} can't be read as weights: {error}") from error
+
+
+def _efficientnet_lite0(name: str, weights: Any, asked: Preprocessing) -> NamedModel:
+    if weights is not None:
+        raise ValueError(f"{name} brings its own weights; a file of weights goes beside a factory, 'package.module:factory'")
+    if replace(asked, size=None) != Preprocessing():
+        raise ValueError(f"{name} brings its own preprocessing; only the size can be chosen")
+    rows, columns = asked.size or (efficientnet_lite.INPUT_SIZE,) * 2
+    if rows != columns:
+        raise ValueError(f"{name} looks at squares, got size {rows}x{columns}")
+    preprocessing = Preprocessing((rows, columns), mean=(127.0,), std=(128.0,))
+    return NamedModel(name, efficientnet_lite.efficientnet_lite0(insize=rows), preprocessing, imagenet.class_names())
+
+
+def _call_factory(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"unknown model {name!r}; expected 'efficientnet-lite0' or 'package.module:factory'")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = importlib.import_module(module_name)
+    try:
+        factory = attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise ImportError(f"module {module_name!r} has no {attribute!r}") from error
+    if not callable(factory):
+        raise TypeError(f"{name!r} must be callable and return a network, got {type(factory).__name__}")
+    return factory()
