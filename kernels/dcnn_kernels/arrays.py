@@ -6,6 +6,7 @@ Nothing here imports CuPy: a CuPy array is known by its type's module, so CuPy i
 from __future__ import annotations
 
 import importlib
+import numbers
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,8 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
                 owners[name] = backend_of(array)
             except TypeError as error:
                 raise TypeError(f"{name}: {error}") from None
+    if not owners:
+        raise TypeError(f"{' or '.join(arrays)} must be an array, got None")
     if len(set(owners.values())) > 1:
         raise BackendError(f"arrays of one call must belong to one backend, got {owners}")
     owner = next(iter(owners.values()))
@@ -114,6 +117,13 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     if len(array.shape) != len(shape) or any(want not in (-1, got) for got, want in zip(array.shape, shape, strict=True)):
         wanted = "(" + ", ".join("any" if want == -1 else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+
+
+def check_number(name: str, value: float) -> float:
+    """Returns ``value`` as a float; raises TypeError unless it is a real number."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def index_dtype(places: int) -> npt.DTypeLike:

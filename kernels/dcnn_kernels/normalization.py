@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 
-from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_number, check_shape, select_backend
 
 #: (B, C) and pictures of any number of axes.
 LRN_RANKS = tuple(range(2, 9))
@@ -109,7 +109,7 @@ def batch_normalization(
     for name, array in (("gamma", gamma), ("beta", beta), ("mean", mean), ("var", var)):
         check_float(name, array, 1, like=x)
         check_shape(name, array, (x.shape[1],))
-    return run(x, gamma, beta, mean, var, _number("eps", eps))
+    return run(x, gamma, beta, mean, var, check_number("eps", eps))
 
 
 def batch_normalization_adjoint(g: Array, gamma: Array, var: Array, eps: float = 2e-5, *, backend: str | None = None) -> Array:
@@ -135,13 +135,7 @@ def batch_normalization_adjoint(g: Array, gamma: Array, var: Array, eps: float =
     for name, array in (("gamma", gamma), ("var", var)):
         check_float(name, array, 1, like=g)
         check_shape(name, array, (g.shape[1],))
-    return run(g, gamma, var, _number("eps", eps))
-
-
-def _number(name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    return run(g, gamma, var, check_number("eps", eps))
 
 
 def _lrn_parameters(n: int, k: float, alpha: float, beta: float) -> tuple[int, float, float, float]:
@@ -149,4 +143,4 @@ def _lrn_parameters(n: int, k: float, alpha: float, beta: float) -> tuple[int, f
         raise TypeError(f"n must be an integer, got {n!r}")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return int(n), _number("k", k), _number("alpha", alpha), _number("beta", beta)
+    return int(n), check_number("k", k), check_number("alpha", alpha), check_number("beta", beta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_number, check_shape, select_backend
 
 #: Rectifiers work on each element, so any rank with a batch axis will do.
 RANKS = tuple(range(1, 9))
@@ -68,7 +68,7 @@ def leaky_relu(x: Array, slope: float = 0.2, *, backend: str | None = None) -> A
     """
     run = select_backend("relu", backend, x=x).leaky_relu
     check_float("x", x, RANKS)
-    return run(x, _number("slope", slope))
+    return run(x, check_number("slope", slope))
 
 
 def prelu(x: Array, W: Array, *, backend: str | None = None) -> Array:
@@ -163,14 +163,8 @@ def relu_reverse(
     return run(g, mask, bool(rectify), slope)
 
 
-def _number(name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
-
-
 def _bound(z: float) -> float:
-    bound = _number("z", z)
+    bound = check_number("z", z)
     if not bound > 0:
         raise ValueError(f"z must be positive, got {z}")
     return bound
