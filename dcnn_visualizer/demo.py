@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LAYERS = {"early": "block3/expand_relu", "middle": "block9/expand_relu", "late": "head_relu"}
 SCORES = "classifier"
 #: The occluder and its step, in pixels of 224.
-KSIZE, STRIDE = 40, 16
+KSIZE, STRIDE = 40, 20
 NEEDS = "the demo needs more packages: pip install 'dnn-visualizer[demo]'"
 
 
@@ -48,6 +48,8 @@ def run(out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | 
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(NEEDS)
     photograph = _cat() if picture is None else dataset.read_picture(picture)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     model = load_model("efficientnet-lite0")
     x = model.preprocessing(model.preprocessing.crop(photograph))
     # What the network sees, at the photograph's own resolution.
@@ -58,8 +60,6 @@ def run(out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | 
     winner = _print_classes(scores, model.class_names)
     print(f"  {time.perf_counter() - began:.1f} s with loading")
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for (depth, layer), activation in zip(LAYERS.items(), activations, strict=True):
         began = time.perf_counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -19,7 +18,7 @@ from chainer.serializers import NpzDeserializer
 
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer import dataset, rendering
-from dcnn_visualizer.importers import efficientnet_lite, imagenet
+from dcnn_visualizer.importers import efficientnet_lite, from_chainer, imagenet
 from dcnn_visualizer.traceable_chain import TraceableChain, compute
 
 #: Colour orders that networks expect.
@@ -147,12 +146,7 @@ def load_model(
     network = _call_factory(name)
     if weights is not None:
         load_weights(network, weights)
-    if isinstance(network, TraceableChain):
-        chain = network
-    else:
-        from dcnn_visualizer.importers import from_chainer
-
-        chain = from_chainer(network)
+    chain = network if isinstance(network, TraceableChain) else from_chainer(network)
     return NamedModel(name, chain, preprocessing or Preprocessing())
 
 
@@ -173,9 +167,10 @@ def load_weights(network: Any, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     with path.open("rb") as file:
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                if not isinstance(stored, np.lib.npyio.NpzFile):
-                    raise ValueError("it holds one array, not one for each parameter")
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array, not one for each parameter")
+            with stored:
                 for key, parameter in network.namedparams():
                     # NumPy would broadcast a small array over a large parameter.
                     if parameter.array is not None and stored[key.lstrip("/")].shape != parameter.shape:
@@ -183,7 +178,7 @@ def load_weights(network: Any, path: str | os.PathLike[str]) -> None:
                 NpzDeserializer(stored).load(network)
         except KeyError as error:
             raise ValueError(f"{path} does not hold this network's weights: {error.args[0]}") from error
-        except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
+        except Exception as error:  # zipfile, zlib and NumPy each meet damage in their own ways.
             raise ValueError(f"{path} can't be read as weights: {error}") from error
 
 
