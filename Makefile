@@ -10,7 +10,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-INSTALL_INPUTS := setup.py dnn_visualizer.pth pyproject.toml constraints.txt
+INSTALL_INPUTS := setup.py $(wildcard startup/*) pyproject.toml constraints.txt
 
 .PHONY: demo test lint clean
 

