@@ -6,6 +6,7 @@ Nothing here imports CuPy: a CuPy array is known by its type's module, so CuPy i
 from __future__ import annotations
 
 import importlib
+import math
 import numbers
 from types import ModuleType
 from typing import Any
@@ -117,6 +118,13 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     if len(array.shape) != len(shape) or any(want not in (-1, got) for got, want in zip(array.shape, shape, strict=True)):
         wanted = "(" + ", ".join("any" if want == -1 else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+
+
+def check_mask(name: str, mask: Array, shape: tuple[int, ...]) -> None:
+    """Raises TypeError or ValueError unless ``mask`` is what ``relu_mask`` makes of an array of this shape."""
+    if mask.dtype != np.uint8:
+        raise TypeError(f"{name} must be of dtype uint8, as relu_mask makes it, got {mask.dtype}")
+    check_shape(name, mask, (shape[0], (math.prod(shape[1:]) + 7) // 8))
 
 
 def check_number(name: str, value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dcnn_kernels.arrays import Array, check_float, check_shape, index_dtype, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_mask, check_shape, index_dtype, select_backend
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, output_shape, output_size, pads, pair
 
 UNPOOLING_MODES = ("switch", "center", "spread")
@@ -16,9 +16,10 @@ def max_pooling_2d(
     stride: PairLike | None = None,
     pad: PadLike = 0,
     cover_all: bool = True,
+    mask: bool = False,
     *,
     backend: str | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """Takes the maximum of each window and notes where it was.
 
     The window sizes and the choice of the maximum are those of Chainer's ``max_pooling_2d``: padding is -inf, and of equal
@@ -33,11 +34,14 @@ def max_pooling_2d(
         stride: Step between windows; None for ``ksize``.
         pad: Padding: an integer, (rows, columns), or ((top, bottom), (left, right)).
         cover_all: Whether a last window may run over the end, so that every pixel is seen.
+        mask: Whether to note also where a ReLU after the pooling lets the gradient pass. For a ReLU before it, these are the
+            bits of the pixels that the switches point at.
         backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         The maxima (B, C, h, w), and the switches of the same shape: the place of the maximum within its window, counted in
-        row order from 0; uint8 for windows of up to 256 places, uint16 or uint32 for larger ones.
+        row order from 0; uint8 for windows of up to 256 places, uint16 or uint32 for larger ones. With ``mask``, also the
+        maxima's :func:`relu_mask`.
 
     Raises:
         TypeError: ``x`` is no array or of a wrong dtype, or a size is no integer.
@@ -48,7 +52,7 @@ def max_pooling_2d(
     check_float("x", x, 4)
     windows, steps, padding = _window(ksize, stride, pad)
     output_shape(x.shape, windows, steps, padding, cover_all=cover_all)
-    return run(x, windows, steps, padding, bool(cover_all))
+    return run(x, windows, steps, padding, bool(cover_all), bool(mask))
 
 
 def unpooling_2d(
@@ -59,6 +63,8 @@ def unpooling_2d(
     pad: PadLike = 0,
     switches: Array | None = None,
     mode: str = "switch",
+    mask: Array | None = None,
+    rectify: bool = False,
     *,
     backend: str | None = None,
 ) -> Array:
@@ -67,6 +73,8 @@ def unpooling_2d(
     Where windows overlap, their signals sum; what falls outside the picture is dropped. With ``mode="switch"`` this is the
     adjoint of max pooling, its choices held fixed: the gradient of :func:`max_pooling_2d`, and the unpooling of DeconvNet
     (Zeiler and Fergus, ECCV 2014).
+
+    ``mask`` and ``rectify`` carry the sums back through a ReLU before the pooling too, as :func:`relu_reverse` does.
 
     Args:
         g: Signal at the windows (B, C, h, w), float32 or float64. (h, w) is the number of windows of the pooling, with or
@@ -78,6 +86,9 @@ def unpooling_2d(
         switches: The switches of :func:`max_pooling_2d`, of the shape of ``g``; read by mode ``"switch"`` only.
         mode: ``"switch"``: to the place of the maximum. ``"center"``: to 0-based offset (k-1)//2 of each window side.
             ``"spread"``: evenly over the window's places inside the picture.
+        mask: What :func:`relu_mask` made of the rectifier's inputs, of the picture's size, uint8 (B, ceil(C H W / 8)): where
+            its bit isn't set the sum becomes 0. None to ignore their sign.
+        rectify: Whether negative sums are set to 0.
         backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
@@ -88,7 +99,7 @@ def unpooling_2d(
         ValueError: An unknown mode, a wrong shape, or a window larger than the padded picture.
         BackendError: The backend can't run on these arrays.
     """
-    run = select_backend("pooling", backend, g=g, switches=switches).unpooling_2d
+    run = select_backend("pooling", backend, g=g, switches=switches, mask=mask).unpooling_2d
     check_float("g", g, 4)
     picture = pair("outsize", outsize)
     windows, steps, padding = _window(ksize, stride, pad)
@@ -110,7 +121,9 @@ def unpooling_2d(
         if switches.dtype != expected:
             raise TypeError(f"switches of {windows} windows must be of dtype {expected}, got {switches.dtype}")
         check_shape("switches", switches, g.shape)
-    return run(g, picture, windows, steps, padding, switches, mode)
+    if mask is not None:
+        check_mask("mask", mask, (*g.shape[:2], *picture))
+    return run(g, picture, windows, steps, padding, switches, mode, mask, bool(rectify))
 
 
 def average_pooling_2d(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-from dcnn_kernels.arrays import Array, check_float, check_number, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_float, check_mask, check_number, check_shape, select_backend
 
 #: Rectifiers work on each element, so any rank with a batch axis will do.
 RANKS = tuple(range(1, 9))
@@ -157,9 +157,7 @@ def relu_reverse(
     if not isinstance(slope, float):
         _check_slope("slope", slope, g)
     if mask is not None:
-        if mask.dtype != "uint8":
-            raise TypeError(f"mask must be of dtype uint8, as relu_mask makes it, got {mask.dtype}")
-        check_shape("mask", mask, (g.shape[0], (math.prod(g.shape[1:]) + 7) // 8))
+        check_mask("mask", mask, g.shape)
     return run(g, mask, bool(rectify), slope)
 
 

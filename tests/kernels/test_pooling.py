@@ -150,6 +150,37 @@ def test_unpooling_by_switches_is_the_adjoint_of_taking_what_they_point_at(layou
 
 @dtypes
 @windows
+@pytest.mark.parametrize("channels", [3, 8])  # samples of an odd number of maxima, and of whole bytes
+def test_the_mask_of_max_pooling_is_its_maximas_and_that_of_the_pixels_they_came_from(channels, ksize, stride, pad, dtype):
+    x = normal(0, (2, channels, 9, 7), dtype)
+    x[0, 0, :4, :4] = np.nan
+    y, switches, mask = dcnn_kernels.max_pooling_2d(x, ksize, stride, pad, mask=True)
+    for plain, fused in zip(dcnn_kernels.max_pooling_2d(x, ksize, stride, pad), (y, switches), strict=True):
+        np.testing.assert_array_equal(fused, plain)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, oracle.relu_mask(y))
+    before = dcnn_kernels.max_pooling_2d(dcnn_kernels.relu(x), ksize, stride, pad, mask=True)
+    np.testing.assert_array_equal(before[2], mask)
+
+
+@dtypes
+@windows
+@pytest.mark.parametrize("mode", ["switch", "center", "spread"])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("rectify", [True, False])
+def test_unpooling_through_a_rectifier_is_the_oracles(ksize, stride, pad, mode, masked, rectify, dtype):
+    x = normal(0, (2, 3, 9, 7), dtype)
+    y, switches = dcnn_kernels.max_pooling_2d(x, ksize, stride, pad)
+    g = normal(1, y.shape, dtype)
+    mask, gate = (dcnn_kernels.relu_mask(x), oracle.passes(x)) if masked else (None, None)
+    back = dcnn_kernels.unpooling_2d(g, (9, 7), ksize, stride, pad, switches, mode, mask, rectify)
+    assert back.dtype == dtype
+    sums = oracle.unpooling_2d(g, (9, 7), ksize, stride, pad, switches, mode)
+    assert_close(back, oracle.relu_reverse(sums, gate, rectify))
+
+
+@dtypes
+@windows
 @pytest.mark.parametrize("count_include_pad", [True, False])
 def test_average_pooling_and_its_adjoint_are_the_oracles(ksize, stride, pad, count_include_pad, dtype):
     x = normal(0, (2, 3, 9, 8), dtype)
@@ -219,12 +250,20 @@ def test_global_average_pooling_adjointness(batch, height, width, seed):
 @windows
 def test_calls(ksize, stride, pad, dtype):
     x = normal(0, (3, 2, 9, 8), dtype)
-    check_calls(lambda x: dcnn_kernels.max_pooling_2d(x, ksize, stride, pad), x)
+    check_calls(lambda x: dcnn_kernels.max_pooling_2d(x, ksize, stride, pad, mask=True), x)
     check_calls(lambda x: dcnn_kernels.average_pooling_2d(x, ksize, stride, pad), x)
     y, switches = dcnn_kernels.max_pooling_2d(x, ksize, stride, pad)
+    mask = dcnn_kernels.relu_mask(x)
     for mode in ("switch", "center", "spread"):
         check_calls(
             lambda g, s, mode=mode: dcnn_kernels.unpooling_2d(g, (9, 8), ksize, stride, pad, s, mode), y, switches, batched=2
+        )
+        check_calls(
+            lambda g, s, mask, mode=mode: dcnn_kernels.unpooling_2d(g, (9, 8), ksize, stride, pad, s, mode, mask, True),
+            y,
+            switches,
+            mask,
+            batched=3,
         )
     g = dcnn_kernels.average_pooling_2d(x, ksize, stride, pad)
     check_calls(lambda g: dcnn_kernels.average_pooling_2d_adjoint(g, (9, 8), ksize, stride, pad), g)
@@ -277,6 +316,10 @@ def test_errors_name_what_was_given_and_expected():
         dcnn_kernels.unpooling_2d(y, 6, 3, 2, switches=switches.astype(int))
     with pytest.raises(ValueError, match=r"switches must have shape \(1, 2, 3, 3\), got \(1, 1, 3, 3\)"):
         dcnn_kernels.unpooling_2d(y, 6, 3, 2, switches=switches[:, :1])
+    with pytest.raises(ValueError, match=r"mask must have shape \(1, 9\), got \(1, 3\)"):
+        dcnn_kernels.unpooling_2d(y, 6, 3, 2, switches=switches, mask=dcnn_kernels.relu_mask(y))
+    with pytest.raises(TypeError, match="mask must be of dtype uint8, as relu_mask makes it, got bool"):
+        dcnn_kernels.unpooling_2d(y, 6, 3, 2, switches=switches, mask=x > 0)
     with pytest.raises(ValueError, match=r"g must have shape \(any, any, 2, 2\), got \(1, 2, 3, 3\)"):
         dcnn_kernels.average_pooling_2d_adjoint(y, 6, 3, 2)
     with pytest.raises(ValueError, match=r"x must have pixels, got shape \(1, 2, 0, 6\)"):

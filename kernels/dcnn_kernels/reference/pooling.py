@@ -6,6 +6,7 @@ never written out: windows that have an offset outside the picture are left out 
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from dcnn_kernels.arrays import index_dtype
 from dcnn_kernels.geometry import Pads, Pair, output_shape
 from dcnn_kernels.reference.blocks import blocks
+from dcnn_kernels.reference.relu import Mask, relu_mask, relu_reverse
 
 FloatArray = npt.NDArray[np.floating]
 Switches = npt.NDArray[np.unsignedinteger]
@@ -45,7 +47,9 @@ def _plane_taps(picture: Pair, windows: Pair, ksize: Pair, stride: Pair, pad: Pa
     return rows, columns
 
 
-def max_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_all: bool) -> tuple[FloatArray, Switches]:
+def max_pooling_2d(
+    x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_all: bool, mask: bool
+) -> tuple[FloatArray, Switches] | tuple[FloatArray, Switches, Mask]:
     """See :func:`dcnn_kernels.max_pooling_2d`."""
     windows = output_shape(x.shape, ksize, stride, pad, cover_all=cover_all)
     rows, columns = _plane_taps(x.shape[2:], windows, ksize, stride, pad)
@@ -53,7 +57,7 @@ def max_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_al
     switches = np.empty(y.shape, index_dtype(ksize[0] * ksize[1]))
     for block in blocks(x.shape, x.itemsize):
         _max_pool(x[block], y[block], switches[block], ksize[1], rows, columns)
-    return y, switches
+    return (y, switches, relu_mask(y, math.inf)) if mask else (y, switches)
 
 
 def _max_pool(x: FloatArray, y: FloatArray, switches: Switches, kw: int, rows: list[_Tap], columns: list[_Tap]) -> None:
@@ -97,9 +101,22 @@ def _point_at_first_nan(x: FloatArray, switches: Switches, kw: int, rows: list[_
 
 
 def unpooling_2d(
-    g: FloatArray, outsize: Pair, ksize: Pair, stride: Pair, pad: Pads, switches: Switches | None, mode: str
+    g: FloatArray,
+    outsize: Pair,
+    ksize: Pair,
+    stride: Pair,
+    pad: Pads,
+    switches: Switches | None,
+    mode: str,
+    mask: Mask | None,
+    rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.unpooling_2d`."""
+    y = _sums(g, outsize, ksize, stride, pad, switches, mode)
+    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
+
+
+def _sums(g: FloatArray, outsize: Pair, ksize: Pair, stride: Pair, pad: Pads, switches: Switches | None, mode: str) -> FloatArray:
     if mode == "spread":
         return _spread(g, outsize, ksize, stride, pad, count_include_pad=False)
     rows, columns = _plane_taps(outsize, g.shape[2:], ksize, stride, pad)
