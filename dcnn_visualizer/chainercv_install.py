@@ -158,12 +158,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--wheel-dir", type=Path, help="write the wheel here and install nothing")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        sdist = options.sdist or download_sdist(Path(temporary))
-        wheel = build_wheel(sdist, options.wheel_dir or Path(temporary))
-        if options.wheel_dir:
-            print(wheel)
-        else:
-            subprocess.run([sys.executable, "-m", "pip", "install", str(wheel)], check=True)
+        try:
+            sdist = options.sdist or download_sdist(Path(temporary))
+            wheel = build_wheel(sdist, options.wheel_dir or Path(temporary))
+            if options.wheel_dir:
+                print(wheel)
+            else:
+                subprocess.run([sys.executable, "-m", "pip", "install", str(wheel)], check=True)
+        except subprocess.CalledProcessError:
+            sys.exit("pip failed, and says above why; an environment made by uv has none before 'uv pip install pip'")
 
 
 if __name__ == "__main__":
