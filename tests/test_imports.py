@@ -63,7 +63,7 @@ def test_the_front_end_imports_downwards(path):
     name = module_name(path, VISUALIZER)
     imports = imported(path, "dcnn_visualizer") - {name}
     if name in ALONE:
-        assert not imports - {"data"}
+        assert imports <= {"data", "acceleration"}
         return
     modules = {other for other in imports if other in floor_of}
     assert modules <= imports <= set(floor_of) | set(ALONE) | set(dir(dcnn_visualizer))
