@@ -1,0 +1,218 @@
+"""Devices, streams and memory. Every device array is a block of its own from malloc, of its very size, so that
+AddressSanitizer sees the first byte beyond it; memory that nobody wrote is 0xff, NaN in every float type.
+"""
+
+import ctypes
+import os
+from types import SimpleNamespace
+
+_libc = ctypes.CDLL(None)
+_libc.free.argtypes = [ctypes.c_void_p]
+_libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
+#: Addresses that CuPy gives out are multiples of this.
+ALIGNMENT = 512
+#: Largest dynamic shared memory (bytes) of a block by compute capability, and what needs no asking for.
+SHARED_BYTES = {"75": 65536, "80": 166912, "86": 101376, "89": 101376, "90": 232448, "100": 232448, "120": 101376}
+PLAIN_SHARED_BYTES = 48 * 1024
+
+DEVICES = 2
+_current_device = 0
+
+
+class OutOfMemoryError(MemoryError):
+    """The memory pool's limit is reached."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """CUDA refused a call."""
+
+
+class CompileException(Exception):
+    """The compiler refused a kernel."""
+
+
+memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+compiler = SimpleNamespace(CompileException=CompileException)
+
+
+class Device:
+    """A device; as a context manager, the current one. Its compute capability is ``DCNN_HOST_CAPABILITY``, or 9.0."""
+
+    def __init__(self, device=None):
+        self.id = _current_device if device is None else int(device)
+        if not 0 <= self.id < DEVICES:
+            raise CUDARuntimeError(f"cudaErrorInvalidDevice: device {self.id} of {DEVICES}")
+
+    def __enter__(self):
+        self._previous = _current_device
+        self.use()
+        return self
+
+    def __exit__(self, *exception):
+        Device(self._previous).use()
+
+    def __int__(self):
+        return self.id
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self):
+        return self.id
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+    def use(self):
+        global _current_device
+        _current_device = self.id
+
+    def synchronize(self):
+        """Nothing to wait for: every launch returns when it is done."""
+
+    @property
+    def compute_capability(self):
+        return os.environ.get("DCNN_HOST_CAPABILITY", "90")
+
+    @property
+    def attributes(self):
+        return {
+            "MaxSharedMemoryPerBlock": PLAIN_SHARED_BYTES,
+            "MaxSharedMemoryPerBlockOptin": SHARED_BYTES[self.compute_capability],
+            "MaxThreadsPerBlock": 1024,
+            "MultiProcessorCount": 2,
+            "WarpSize": 32,
+        }
+
+    @property
+    def mem_info(self):
+        return runtime.memGetInfo()
+
+
+class Stream:
+    """A stream; work on it is done at once."""
+
+    ptr = 0
+
+    def __init__(self, null=False, non_blocking=False, ptds=False):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def use(self):
+        return self
+
+    def synchronize(self):
+        pass
+
+
+class Event:
+    """An event; it has happened when it is recorded."""
+
+    def record(self, stream=None):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+Stream.null = Stream()
+
+
+def get_current_stream(device_id=-1):
+    return Stream.null
+
+
+def get_device_id():
+    return _current_device
+
+
+def is_available():
+    return True
+
+
+class MemoryPool:
+    """Counts what is allocated, and refuses what goes over its limit."""
+
+    def __init__(self):
+        self._used = self._limit = 0
+
+    def set_limit(self, size=None, fraction=None):
+        self._limit = size or 0
+
+    def get_limit(self):
+        return self._limit
+
+    def used_bytes(self):
+        return self._used
+
+    def total_bytes(self):
+        return self._used
+
+    def free_bytes(self):
+        return 0
+
+    def free_all_blocks(self, stream=None):
+        pass
+
+
+_pool = MemoryPool()
+
+
+def get_default_memory_pool():
+    return _pool
+
+
+class Memory:
+    """A block of device memory, as NumPy's array interface shows it."""
+
+    def __init__(self, size):
+        self.size, self.device_id, self.ptr = size, _current_device, 0
+        if _pool._limit and _pool._used + size > _pool._limit:
+            self.size = 0
+            raise OutOfMemoryError(f"Out of memory allocating {size} bytes (allocated so far: {_pool._used} bytes)")
+        if size:
+            pointer = ctypes.c_void_p()
+            if _libc.posix_memalign(ctypes.byref(pointer), ALIGNMENT, size):
+                raise OutOfMemoryError(f"Out of memory allocating {size} bytes")
+            self.ptr = pointer.value
+            ctypes.memset(self.ptr, 0xFF, size)
+            _pool._used += size
+
+    def __del__(self):
+        if self.ptr:
+            _pool._used -= self.size
+            _libc.free(self.ptr)
+
+    @property
+    def __array_interface__(self):
+        # NumPy takes no null pointer, even of nothing.
+        return {"shape": (self.size,), "typestr": "|u1", "data": (self.ptr or ALIGNMENT, False), "version": 3}
+
+
+class MemoryPointer:
+    """A place in a block of device memory."""
+
+    def __init__(self, mem, offset=0):
+        self.mem, self.offset, self.ptr = mem, offset, mem.ptr + offset
+        self.device_id, self.device = mem.device_id, Device(mem.device_id)
+
+    def __add__(self, offset):
+        return MemoryPointer(self.mem, self.offset + offset)
+
+
+def alloc(size):
+    return MemoryPointer(Memory(size))
+
+
+runtime = SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    getDevice=get_device_id,
+    getDeviceCount=lambda: DEVICES,
+    deviceSynchronize=lambda: None,
+    memGetInfo=lambda: (8 << 30, 8 << 30),
+)
