@@ -19,7 +19,7 @@ from chainer.functions.connection.deconvolution_2d import Deconvolution2DFunctio
 
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
-from dcnn_kernels.geometry import output_shape
+from dcnn_kernels.geometry import output_shape, pads
 
 _active: ContextVar[bool] = ContextVar("accelerated", default=False)
 
@@ -91,8 +91,7 @@ def _convolve(function: Any, x: Array, W: Array, b: Array | None = None) -> Arra
 def _deconvolve(function: Any, x: Array, W: Array, b: Array | None = None) -> Array | None:
     function._calc_out_size(x.shape, W.shape)
     geometry, outsize = _geometry(function), (function.outh, function.outw)
-    pad = tuple((side, side) for side in geometry["pad"])
-    if output_shape(outsize, W.shape[2:], geometry["stride"], pad, geometry["dilate"]) != x.shape[2:]:
+    if output_shape(outsize, W.shape[2:], geometry["stride"], pads(geometry["pad"]), geometry["dilate"]) != x.shape[2:]:
         return None  # An output that only cover_all leads to.
     function.cover_all = False
     return kernels.transposed_convolution_2d(x, W, b, outsize=outsize, **geometry)
