@@ -19,6 +19,8 @@ from dcnn_kernels.arrays import Array
 
 SOURCE = Path(__file__).parent / "src"
 
+#: Indices up to here fit a 32-bit integer.
+INT_MAX = 2**31 - 1
 #: Dynamic shared memory (bytes) that a kernel may have without asking for more.
 SHARED_BYTES = 48 * 1024
 
@@ -53,7 +55,7 @@ def index_type(*counts: int) -> tuple[str, type[np.signedinteger]]:
     Returns:
         ``("int", numpy.int32)``, or ``("long long", numpy.int64)`` where a count reaches 2^31 - 1.
     """
-    return ("int", np.int32) if max(counts) < 2**31 - 1 else ("long long", np.int64)
+    return ("int", np.int32) if max(counts) < INT_MAX else ("long long", np.int64)
 
 
 @functools.cache

@@ -97,7 +97,7 @@ class RawKernel:
         largest = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
         if shared > min(allowed, largest):
             raise cupy.cuda.CUDARuntimeError(
-                f"CUDA_ERROR_INVALID_VALUE: {shared} bytes of dynamic shared memory, of {allowed} asked for and {largest} there are"
+                f"CUDA_ERROR_INVALID_VALUE: {shared} bytes of dynamic shared memory; {allowed} were asked for, {largest} there are"
             )
 
 
