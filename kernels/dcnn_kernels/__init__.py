@@ -4,7 +4,7 @@ The backend follows the array; ``backend="reference"`` or ``"cuda"`` forces one.
 """
 
 from dcnn_kernels.arrays import BackendError
-from dcnn_kernels.convolution import convolution_2d, transposed_convolution_2d
+from dcnn_kernels.convolution import convolution_2d, transposed_convolution_2d, unpooled_transposed_convolution_2d
 from dcnn_kernels.linear import linear, linear_adjoint
 from dcnn_kernels.normalization import (
     batch_normalization,
@@ -45,5 +45,6 @@ __all__ = [
     "relu_mask",
     "relu_reverse",
     "transposed_convolution_2d",
+    "unpooled_transposed_convolution_2d",
     "unpooling_2d",
 ]

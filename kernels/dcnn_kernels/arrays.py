@@ -127,6 +127,14 @@ def check_mask(name: str, mask: Array, shape: tuple[int, ...]) -> None:
     check_shape(name, mask, (shape[0], (math.prod(shape[1:]) + 7) // 8))
 
 
+def check_switches(switches: Array, g: Array, ksize: tuple[int, int]) -> None:
+    """Raises TypeError or ValueError unless ``switches`` are what ``max_pooling_2d`` makes beside maxima like ``g``."""
+    expected = np.dtype(index_dtype(ksize[0] * ksize[1]))
+    if switches.dtype != expected:
+        raise TypeError(f"switches of {ksize} windows must be of dtype {expected}, got {switches.dtype}")
+    check_shape("switches", switches, g.shape)
+
+
 def check_number(name: str, value: float) -> float:
     """Returns ``value`` as a float; raises TypeError unless it is a real number."""
     if not isinstance(value, numbers.Real):

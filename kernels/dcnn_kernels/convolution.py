@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import geometry
-from .arrays import Array, check_float, check_shape, select_backend
+from .arrays import Array, check_float, check_mask, check_shape, check_switches, select_backend
 from .geometry import PadLike, Pads, Pair, PairLike
 
 
@@ -86,10 +86,80 @@ def transposed_convolution_2d(
     kernels = select_backend("convolution", backend, x=x, W=W, b=b)
     window, groups = _check(x, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
-    _check_signal("x", x, filters, f"W {W.shape} makes {filters} channels, which the transposed convolution takes back")
+    _check_signal("x", x, filters, f"one for each filter of W {W.shape}")
     _check_bias(b, channels, x)
     size = _outsize(x.shape[2:], window, None if outsize is None else geometry.pair("outsize", outsize))
     return kernels.transposed_convolution_2d(x, W, b, *window[1:], groups, size)
+
+
+def unpooled_transposed_convolution_2d(
+    g: Array,
+    switches: Array,
+    W: Array,
+    insize: PairLike,
+    pool_ksize: PairLike,
+    pool_stride: PairLike | None = None,
+    pool_pad: PadLike = 0,
+    b: Array | None = None,
+    stride: PairLike = 1,
+    pad: PadLike = 0,
+    dilate: PairLike = 1,
+    groups: int = 1,
+    outsize: PairLike | None = None,
+    mask: Array | None = None,
+    rectify: bool = False,
+    *,
+    backend: str | None = None,
+) -> Array:
+    """Unpools a signal by its switches, and takes it on through a transposed convolution: two of a DeconvNet's steps in one.
+
+    The result is that of :func:`unpooling_2d`, to ``insize``, followed by :func:`transposed_convolution_2d`. On CUDA the
+    convolution reads the pooled signal and the switches, and the unpooled signal, several times as large, is never written.
+
+    Args:
+        g: Signal at the pooling's windows, shape (B, O, h, w), float32 or float64. B may be 0.
+        switches: The switches of :func:`max_pooling_2d`, of the shape of ``g``.
+        W: Filters of the convolution before the pooling, shape (O, C / groups, kh, kw), of g's dtype.
+        insize: (rows, columns) of the picture that was pooled, which is what the transposed convolution takes in.
+        pool_ksize: Rows and columns of the pooling's window.
+        pool_stride: Step between the pooling's windows; None for ``pool_ksize``.
+        pool_pad: The pooling's padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
+        b: Bias, shape (C,), of g's dtype, or None.
+        stride: Step between the convolution's windows.
+        pad: The convolution's padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
+        dilate: Step between the taps of a window.
+        groups: Number of groups of channels that do not see one another.
+        outsize: (H, W') of the result, one of those from which the convolution makes ``insize``; None is the smallest of them.
+        mask: What :func:`relu_mask` made of the picture that was pooled, uint8: where its bit isn't set, the unpooled signal
+            becomes 0. None to ignore the sign.
+        rectify: Whether negative values of the unpooled signal become 0.
+        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+
+    Returns:
+        Shape (B, C, H, W'), of g's dtype: C-contiguous.
+
+    Raises:
+        TypeError: No arrays, or dtypes that are not floats or differ, or switches or a mask of another dtype.
+        ValueError: Wrong ranks or shapes, channels that the groups do not divide, an ``outsize`` that does not fit.
+        BackendError: The backend can't run on these arrays.
+    """
+    kernels = select_backend("convolution", backend, g=g, switches=switches, W=W, b=b, mask=mask)
+    check_float("g", g, 4)
+    window, groups = _check(g, W, stride, pad, dilate, groups)
+    filters, channels = W.shape[0], W.shape[1] * groups
+    _check_signal("g", g, filters, f"one for each filter of W {W.shape}")
+    _check_bias(b, channels, g)
+    picture, ksize = geometry.pair("insize", insize), geometry.pair("pool_ksize", pool_ksize)
+    step = ksize if pool_stride is None else geometry.pair("pool_stride", pool_stride)
+    padding = geometry.pads(pool_pad)
+    geometry.check_window_counts("g", g.shape, "insize", picture, ksize, step, padding)
+    check_switches(switches, g, ksize)
+    if mask is not None:
+        check_mask("mask", mask, (*g.shape[:2], *picture))
+    size = _outsize(picture, window, None if outsize is None else geometry.pair("outsize", outsize))
+    return kernels.unpooled_transposed_convolution_2d(
+        g, switches, W, picture, ksize, step, padding, b, *window[1:], groups, size, mask, bool(rectify)
+    )
 
 
 def _check(
@@ -98,7 +168,7 @@ def _check(
     """Checks ranks, dtypes and filters, and returns ((ksize, stride, pads, dilate), groups) as integers."""
     check_float("x", x, 4)
     check_float("W", W, 4, like=x)
-    groups = geometry.pair("groups", groups)[0]
+    groups = geometry.pair("groups", (groups, groups))[0]
     if 0 in W.shape:
         raise ValueError(f"W must have filters, channels and taps, got shape {W.shape}")
     if W.shape[0] % groups:

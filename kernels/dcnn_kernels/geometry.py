@@ -110,6 +110,32 @@ def output_shape(
     )
 
 
+def check_window_counts(
+    name: str, shape: Sequence[int], picture_name: str, picture: Pair, ksize: Pair, stride: Pair, pad: Pads
+) -> None:
+    """Checks that a signal has as many windows as a pooling makes of a picture, with or without ``cover_all``.
+
+    Args:
+        name: Name of the signal's argument, for the message.
+        shape: The signal's shape (..., rows, columns) of windows.
+        picture_name: Name of the argument that gave the picture's size, for the message.
+        picture: (rows, columns) of the picture that was pooled.
+        ksize: Taps of the window.
+        stride: Step between windows.
+        pad: Padding before and after.
+
+    Raises:
+        ValueError: Another number of windows, or a window larger than the padded picture.
+    """
+    for axis, along in enumerate(("rows", "columns")):
+        counts = {output_size(picture[axis], ksize[axis], stride[axis], pad[axis], cover_all=cover) for cover in (False, True)}
+        if shape[axis - 2] not in counts:
+            raise ValueError(
+                f"{name} must have {' or '.join(map(str, sorted(counts)))} {along} of windows for {picture_name} {picture}, "
+                f"ksize {ksize}, stride {stride}, pad {pad}; got shape {tuple(shape)}"
+            )
+
+
 def transposed_output_size(size: int, ksize: int, stride: int, pad: Pair, dilate: int = 1) -> int:
     """Smallest extent along one axis from which a convolution makes ``size`` windows.
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from dcnn_kernels.arrays import Array, check_float, check_mask, check_shape, index_dtype, select_backend
-from dcnn_kernels.geometry import PadLike, Pair, PairLike, output_shape, output_size, pads, pair
+from dcnn_kernels.arrays import Array, check_float, check_mask, check_shape, check_switches, select_backend
+from dcnn_kernels.geometry import PadLike, Pair, PairLike, check_window_counts, output_shape, pads, pair
 
 UNPOOLING_MODES = ("switch", "center", "spread")
 
@@ -103,24 +101,13 @@ def unpooling_2d(
     check_float("g", g, 4)
     picture = pair("outsize", outsize)
     windows, steps, padding = _window(ksize, stride, pad)
-    for axis, name in enumerate(("rows", "columns")):
-        counts = {
-            output_size(picture[axis], windows[axis], steps[axis], padding[axis], cover_all=cover) for cover in (False, True)
-        }
-        if g.shape[2 + axis] not in counts:
-            raise ValueError(
-                f"g must have {' or '.join(map(str, sorted(counts)))} {name} of windows for outsize {picture}, ksize {windows}, "
-                f"stride {steps}, pad {padding}; got shape {g.shape}"
-            )
+    check_window_counts("g", g.shape, "outsize", picture, windows, steps, padding)
     if mode not in UNPOOLING_MODES:
         raise ValueError(f"mode must be one of {UNPOOLING_MODES}, got {mode!r}")
     if mode == "switch":
         if switches is None:
             raise TypeError("mode 'switch' needs the switches of max_pooling_2d, got None")
-        expected = np.dtype(index_dtype(windows[0] * windows[1]))
-        if switches.dtype != expected:
-            raise TypeError(f"switches of {windows} windows must be of dtype {expected}, got {switches.dtype}")
-        check_shape("switches", switches, g.shape)
+        check_switches(switches, g, windows)
     if mask is not None:
         check_mask("mask", mask, (*g.shape[:2], *picture))
     return run(g, picture, windows, steps, padding, switches, mode, mask, bool(rectify))

@@ -34,6 +34,7 @@ CALLS = {
     "relu_mask": (x,),
     "relu_reverse": (x,),
     "transposed_convolution_2d": (x, W),
+    "unpooled_transposed_convolution_2d": (x[..., :2, :2], switches, W, 4, 2),
     "unpooling_2d": (x[..., :2, :2], 4, 2, None, 0, switches),
 }
 

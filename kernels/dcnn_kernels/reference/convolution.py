@@ -8,6 +8,8 @@ import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
 from .im2col import FloatArray, col2im, im2col
+from .pooling import Switches, unpooling_2d
+from .relu import Mask
 
 #: Bytes of windows written out at a time. Less, and the matrix product becomes too narrow; more, and they leave the cache.
 TILE_BYTES = 8 << 20
@@ -60,6 +62,28 @@ def transposed_convolution_2d(
         if b is not None:
             picture += b[:, None, None]
     return y
+
+
+def unpooled_transposed_convolution_2d(
+    g: FloatArray,
+    switches: Switches,
+    W: FloatArray,
+    insize: Pair,
+    pool_ksize: Pair,
+    pool_stride: Pair,
+    pool_pad: Pads,
+    b: FloatArray | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    outsize: Pair,
+    mask: Mask | None,
+    rectify: bool,
+) -> FloatArray:
+    """See :func:`dcnn_kernels.convolution.unpooled_transposed_convolution_2d`."""
+    x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
+    return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
 
 
 def _rows(bytes_per_window: int, h: int, w: int) -> int:
