@@ -1,40 +1,56 @@
-"""Convolution and transposed convolution as matrix products over tiles of windows that stay in cache."""
+"""Convolution and transposed convolution as matrix products over tiles of positions.
+
+A product takes channels to channels; the window's taps come in on either side of it, axis by axis. Taps *gathered* are
+written out before the product (im2col), which sums them. Taps *scattered* are made by the product and added up after it
+(col2im). To gather all taps is the textbook's convolution, to scatter all of them its transpose. But at stride 1 each
+direction can be had in either way, its taps turned round, and the two axes need not go the same way: each goes where it
+moves the least memory. Gathering costs by the channels that come in, scattering by those that go out.
+"""
 
 from __future__ import annotations
 
 import math
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
-from .im2col import FloatArray, col2im, im2col
+from .im2col import IDLE, Axis, FloatArray, col2im, im2col, is_idle
 from .pooling import Switches, unpooling_2d
 from .relu import Mask
 
-#: Bytes of windows written out at a time. Less, and the matrix product becomes too narrow; more, and they leave the cache.
+#: Bytes written out at a time. Fewer, and the matrix product becomes too narrow; more, and they leave the cache.
 TILE_BYTES = 8 << 20
+#: Small pictures share a product until it has so many positions.
+POSITIONS = 256
+#: Costs of making and adding up a scattered value, and of turning round a value of the filters, in gathered values.
+SCATTERED, TURNED = 1.5, 3.0
+
+
+class Plan(NamedTuple):
+    """One way of doing a convolution or a transposed one.
+
+    Attributes:
+        gathered: Whether the taps of rows and of columns are gathered; if not, they are scattered.
+        turned: Whether the filters are turned round along rows and along columns.
+        gather: Rows and columns before the product.
+        scatter: Rows and columns after it.
+    """
+
+    gathered: tuple[bool, bool]
+    turned: tuple[bool, bool]
+    gather: tuple[Axis, Axis]
+    scatter: tuple[Axis, Axis]
 
 
 def convolution_2d(
     x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
-    filters, _, kh, kw = W.shape
-    batch, channels = x.shape[:2]
-    h, w = output_shape(x.shape, (kh, kw), stride, pad, dilate)
-    y = np.empty((batch, filters, h, w), x.dtype)
-    matrix = W.reshape(groups, filters // groups, -1)
-    rows = _rows(channels * kh * kw * x.itemsize, h, w)
-    scratch = np.empty(channels * kh * kw * rows * w, x.dtype)
-    for picture, result in zip(x, y.reshape(batch, groups, filters // groups, h * w), strict=True):
-        for top in range(0, h, rows):
-            height = min(rows, h - top)
-            columns = scratch[: channels * kh * kw * height * w].reshape(channels, kh, kw, height, w)
-            im2col(picture, columns, (top * stride[0] - pad[0][0], -pad[1][0]), stride, dilate)
-            part = result[:, :, top * w : (top + height) * w]
-            np.matmul(matrix, columns.reshape(groups, -1, height * w), out=part)
-            if b is not None:
-                part += b.reshape(groups, -1, 1)
+    ksize = (W.shape[2], W.shape[3])
+    y = np.empty((len(x), len(W), *output_shape(x.shape, ksize, stride, pad, dilate)), x.dtype)
+    _fill(y, x, _grouped(W, groups), b, _plans(True, ksize, stride, pad, dilate))
     return y
 
 
@@ -42,25 +58,9 @@ def transposed_convolution_2d(
     x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.transposed_convolution_2d`."""
-    filters, channels, kh, kw = W.shape
-    batch, _, h, w = x.shape
-    y = np.zeros((batch, groups * channels, *outsize), x.dtype)
-    matrix = W.reshape(groups, filters // groups, -1).swapaxes(1, 2)
-    rows = _rows(groups * channels * kh * kw * x.itemsize, h, w)
-    scratch = np.empty(groups * channels * kh * kw * rows * w, x.dtype)
-    for signal, picture in zip(x, y, strict=True):
-        signal = signal.reshape(groups, filters // groups, h * w)
-        for top in range(0, h, rows):
-            height = min(rows, h - top)
-            columns = scratch[: groups * channels * kh * kw * height * w].reshape(groups * channels, kh, kw, height, w)
-            np.matmul(
-                matrix,
-                signal[:, :, top * w : (top + height) * w],
-                out=columns.reshape(groups, -1, height * w),
-            )
-            col2im(columns, picture, (top * stride[0] - pad[0][0], -pad[1][0]), stride, dilate)
-        if b is not None:
-            picture += b[:, None, None]
+    ksize = (W.shape[2], W.shape[3])
+    y = np.empty((len(x), groups * W.shape[1], *outsize), x.dtype)
+    _fill(y, x, _grouped(W, groups).swapaxes(1, 2), b, _plans(False, ksize, stride, pad, dilate))
     return y
 
 
@@ -86,7 +86,103 @@ def unpooled_transposed_convolution_2d(
     return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
 
 
-def _rows(bytes_per_window: int, h: int, w: int) -> int:
-    """Rows of windows to a tile: as many as fit, in tiles of one size."""
-    fitting = max(1, TILE_BYTES // max(1, bytes_per_window * w))
-    return math.ceil(h / math.ceil(h / fitting))
+def _grouped(W: FloatArray, groups: int) -> FloatArray:
+    """Filters as (groups, O / groups, C / groups, kh, kw)."""
+    return np.ascontiguousarray(W).reshape(groups, len(W) // groups, *W.shape[1:])
+
+
+def _plans(forward: bool, ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> list[Plan]:
+    """All ways of doing a convolution, whose taps as they are would be gathered, or a transposed one, scattered."""
+    ways = product((True, False), repeat=2) if stride == (1, 1) else [(forward, forward)]
+    return [_plan(forward, rows, columns, ksize, stride, pad, dilate) for rows, columns in ways]
+
+
+def _plan(forward: bool, rows: bool, columns: bool, ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> Plan:
+    """The way that gathers rows or columns, or both, or neither."""
+    turned = (rows != forward, columns != forward)
+    firsts = [
+        before - d * (k - 1) if turn else -before for k, (before, _), d, turn in zip(ksize, pad, dilate, turned, strict=True)
+    ]
+    down, across = (Axis(*axis) for axis in zip(ksize, firsts, stride, dilate, strict=True))
+    gather = (down if rows else IDLE, across if columns else IDLE)
+    scatter = (IDLE if rows else down, IDLE if columns else across)
+    return Plan((rows, columns), turned, gather, scatter)
+
+
+def _cost(plan: Plan, W: FloatArray, positions: int) -> float:
+    """Values moved for each position; all positions share the turning of the filters."""
+    groups, outgoing, incoming = W.shape[:3]
+    cost = TURNED * W.size / positions if any(plan.turned) and W[0, 0, 0].size > 1 else 0.0
+    if not is_idle(plan.gather):
+        cost += groups * incoming * _taps(plan.gather)
+    if not is_idle(plan.scatter):
+        cost += SCATTERED * groups * outgoing * _taps(plan.scatter)
+    return cost
+
+
+def _taps(axes: tuple[Axis, Axis]) -> int:
+    return axes[0].ksize * axes[1].ksize
+
+
+def _matrix(W: FloatArray, plan: Plan) -> FloatArray:
+    """The filters as (groups, outgoing channels x scattered taps, incoming channels x gathered taps); a view if it can be."""
+    groups, outgoing, incoming = W.shape[:3]
+    turned = np.flip(W, tuple(3 + axis for axis in (0, 1) if plan.turned[axis]))
+    scattered, gathered = ([3 + axis for axis in (0, 1) if plan.gathered[axis] == side] for side in (False, True))
+    sides = turned.transpose(0, 1, *scattered, 2, *gathered)
+    return sides.reshape(groups, outgoing * _taps(plan.scatter), incoming * _taps(plan.gather))
+
+
+def _fill(y: FloatArray, x: FloatArray, W: FloatArray, b: FloatArray | None, plans: list[Plan]) -> None:
+    """Computes ``y`` from ``x`` the cheapest way, by filters (groups, outgoing, incoming, kh, kw)."""
+    if not len(x):
+        return
+    plan = min(plans, key=lambda plan: _cost(plan, W, x[:, 0].size))
+    matrix = _matrix(W, plan)
+    groups, made, taken = matrix.shape
+    h, w = ((y if plan.gathered[axis] else x).shape[2 + axis] for axis in (0, 1))
+
+    fitting = min(POSITIONS, TILE_BYTES // (groups * (made + taken) * x.itemsize)) // (h * w)
+    joined = max(1, min(len(x), fitting))
+    gathers = joined > 1 or not is_idle(plan.gather) or x.shape[2:] != (h, w)
+    scatters = joined > 1 or not is_idle(plan.scatter) or y.shape[2:] != (h, w)
+    values = groups * (taken * gathers + made * scatters)
+    height = _equal_part(h, TILE_BYTES // (max(1, values) * joined * w * x.itemsize))
+    columns = np.empty(groups * taken * joined * height * w if gathers else 0, x.dtype)
+    products = np.empty(groups * made * joined * height * w if scatters else 0, x.dtype)
+
+    for first in range(0, len(x), joined):
+        pictures, results = x[first : first + joined], y[first : first + joined]
+        if not gathers:
+            pictures = np.ascontiguousarray(pictures).reshape(groups, taken, -1)
+        if scatters:
+            results[...] = 0 if b is None else b[:, None, None]
+        else:
+            results = results.reshape(groups, made, -1)
+        for top in range(0, h, height):
+            tile = (min(joined, len(x) - first), min(height, h - top), w)
+            size = math.prod(tile)
+            part = slice(top * w, top * w + size)
+            if gathers:
+                operand = columns[: groups * taken * size].reshape(groups, taken, size)
+                windows = operand.reshape(-1, plan.gather[0].ksize, plan.gather[1].ksize, *tile)
+                for n, picture in enumerate(pictures):
+                    im2col(picture, windows[:, :, :, n], plan.gather, top)
+            else:
+                operand = pictures[:, :, part]
+            if scatters:
+                result = products[: groups * made * size].reshape(groups, made, size)
+                np.matmul(matrix, operand, out=result)
+                windows = result.reshape(-1, plan.scatter[0].ksize, plan.scatter[1].ksize, *tile)
+                for n, picture in enumerate(results):
+                    col2im(windows[:, :, :, n], picture, plan.scatter, top)
+            else:
+                result = results[:, :, part]
+                np.matmul(matrix, operand, out=result)
+                if b is not None:
+                    result += b.reshape(groups, made, 1)
+
+
+def _equal_part(size: int, most: int) -> int:
+    """The part of at most ``most``, but at least 1, that cuts ``size`` into the fewest parts, all about equal."""
+    return math.ceil(size / math.ceil(size / max(1, most)))

@@ -1,0 +1,222 @@
+import tracemalloc
+
+import chainer.functions as F
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import dcnn_kernels
+from dcnn_kernels import geometry
+from tests import oracle
+from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal
+
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+#: Convolutions of the kinds that networks have: (H, W), W's shape, stride, pad, dilate, groups.
+CONVOLUTIONS = {
+    "3x3": ((8, 9), (4, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "valid": ((8, 9), (4, 3, 3, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "1x1": ((5, 4), (6, 4, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "1x1 padded below": ((5, 4), (6, 4, 1, 1), (1, 1), ((0, 2), (0, 1)), (1, 1), 1),
+    "1x1 stride 2": ((5, 6), (6, 4, 1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    "7x7 stride 2": ((12, 13), (4, 3, 7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    "TensorFlow's SAME": ((8, 8), (4, 3, 3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1), 1),
+    "dilated": ((9, 8), (4, 3, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    "grouped": ((6, 7), (6, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
+    "depthwise": ((7, 8), (5, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
+    "depthwise 5x5 stride 2": ((8, 8), (5, 1, 5, 5), (2, 2), ((1, 2), (1, 2)), (1, 1), 5),
+    "depthwise with two filters a channel": ((5, 6), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
+    "oblong": ((9, 7), (4, 2, 2, 4), (3, 1), ((2, 0), (1, 3)), (1, 2), 1),
+    "padded beyond its windows": ((3, 2), (2, 2, 2, 2), (1, 1), ((4, 3), (5, 0)), (1, 1), 1),
+    "stride beyond its windows": ((9, 8), (2, 2, 2, 1), (4, 3), ((1, 0), (0, 0)), (1, 1), 1),
+}
+convolutions = pytest.mark.parametrize(
+    ("shape", "W_shape", "stride", "pad", "dilate", "groups"), CONVOLUTIONS.values(), ids=CONVOLUTIONS
+)
+
+
+@st.composite
+def layouts(draw):
+    """A convolution that fits: (H, W), W's shape, stride, pad, dilate, groups."""
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    groups = draw(st.integers(1, 3))
+    W_shape = (groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    stride, dilate = (draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(2))
+    sides = st.tuples(st.integers(0, 4), st.integers(0, 4))
+    pad = draw(st.tuples(sides, sides))
+    assume(all(shape[n] + sum(pad[n]) > dilate[n] * (W_shape[2 + n] - 1) for n in range(2)))
+    return shape, W_shape, stride, pad, dilate, groups
+
+
+def arrays(seed, shape, W_shape, stride, pad, dilate, groups, batch=2, dtype=np.float64):
+    """x, W, a signal at the convolution's output, and the biases of both directions; W of unit gain."""
+    channels = W_shape[1] * groups
+    out = geometry.output_shape(shape, W_shape[2:], stride, pad, dilate)
+    W = normal(seed + 1, W_shape, dtype) / np.sqrt(np.prod(W_shape[1:])).astype(dtype)
+    return (
+        normal(seed, (batch, channels, *shape), dtype),
+        W,
+        normal(seed + 2, (batch, W_shape[0], *out), dtype),
+        normal(seed + 3, (W_shape[0],), dtype),
+        normal(seed + 4, (channels,), dtype),
+    )
+
+
+@dtypes
+@convolutions
+def test_both_directions_are_the_oracles(shape, W_shape, stride, pad, dilate, groups, dtype):
+    x, W, g, b, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
+    how = (stride, pad, dilate, groups)
+    y = dcnn_kernels.convolution_2d(x, W, b, *how)
+    assert_close(y, oracle.convolution_2d(x, W, b, *how))
+    assert_close(dcnn_kernels.convolution_2d(x, W, None, *how), oracle.convolution_2d(x, W, None, *how))
+    back = dcnn_kernels.transposed_convolution_2d(g, W, c, *how, shape)
+    assert_close(back, oracle.transposed_convolution_2d(g, W, c, *how, shape))
+    assert y.dtype == back.dtype == dtype
+    assert y.flags.c_contiguous
+    assert back.flags.c_contiguous
+
+
+@given(layouts(), st.integers(0, 99))
+def test_both_directions_are_the_oracles_whatever_the_layout(layout, seed):
+    x, W, g, b, c = arrays(seed, *layout, batch=1)
+    assert_close(dcnn_kernels.convolution_2d(x, W, b, *layout[2:]), oracle.convolution_2d(x, W, b, *layout[2:]))
+    assert_close(
+        dcnn_kernels.transposed_convolution_2d(g, W, c, *layout[2:], layout[0]),
+        oracle.transposed_convolution_2d(g, W, c, *layout[2:], layout[0]),
+    )
+
+
+@given(layouts(), st.integers(0, 99))
+def test_the_directions_are_adjoint_and_linear(layout, seed):
+    x, W, g, _, _ = arrays(seed, *layout)
+    assert_adjoint(
+        lambda x: dcnn_kernels.convolution_2d(x, W, None, *layout[2:]),
+        lambda g: dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=layout[0]),
+        x,
+        g,
+    )
+    y = dcnn_kernels.convolution_2d(x, W, None, *layout[2:])
+    V = normal(seed + 5, W.shape)
+    assert_close(
+        dcnn_kernels.convolution_2d(x, 2 * W - V, None, *layout[2:]),
+        2 * y - dcnn_kernels.convolution_2d(x, V, None, *layout[2:]),
+    )
+
+
+@dtypes
+@given(layouts(), st.integers(0, 99))
+def test_both_directions_are_chainers(dtype, layout, seed):
+    shape, W_shape, stride, pad, dilate, groups = layout
+    pad = ((pad[0][0],) * 2, (pad[1][0],) * 2)
+    assume(all(shape[n] + sum(pad[n]) > dilate[n] * (W_shape[2 + n] - 1) for n in range(2)))
+    x, W, g, b, c = arrays(seed, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
+    how = (stride, (pad[0][0], pad[1][0]))
+    y = dcnn_kernels.convolution_2d(x, W, b, *how, dilate, groups)
+    assert_close(y, F.convolution_2d(x, W, b, *how, dilate=dilate, groups=groups).array)
+    back = dcnn_kernels.transposed_convolution_2d(g, W, c, *how, dilate, groups, shape)
+    assert_close(back, F.deconvolution_2d(g, W, c, *how, outsize=shape, dilate=dilate, groups=groups).array)
+
+
+@given(layouts())
+def test_outsizes_are_those_from_which_the_convolution_makes_the_signal(layout):
+    shape, W_shape, stride, pad, dilate, groups = layout
+    _, W, g, _, _ = arrays(0, *layout, batch=1)
+    window = (W_shape[2:], stride, pad, dilate)
+    for rows in range(1, shape[0] + 2 * stride[0]):
+        try:
+            fits = geometry.output_shape((rows, shape[1]), *window) == g.shape[2:]
+        except ValueError:
+            fits = False
+        if fits:
+            back = dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
+            assert back.shape == (1, W_shape[1] * groups, rows, shape[1])
+        else:
+            with pytest.raises(ValueError, match="outsize"):
+                dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
+
+
+@dtypes
+@convolutions
+def test_calls(shape, W_shape, stride, pad, dilate, groups, dtype):
+    x, W, g, b, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
+    how = (stride, pad, dilate, groups)
+    check_calls(lambda x, W, b: dcnn_kernels.convolution_2d(x, W, b, *how), x, W, b)
+    check_calls(lambda g, W, c: dcnn_kernels.transposed_convolution_2d(g, W, c, *how, shape), g, W, c)
+    assert dcnn_kernels.transposed_convolution_2d(g, W, None, *how).shape[:2] == x.shape[:2]
+
+
+#: A layer of each size of picture and of filters, large enough to be cut into tiles: batch, channels, filters, side, ksize.
+LAYERS = [
+    (2, 16, 24, 96, 3),
+    (2, 48, 32, 40, 3),
+    (5, 40, 300, 14, 3),
+    (9, 200, 160, 7, 3),
+    (6, 64, 48, 5, 1),
+    (3, 96, 160, 56, 1),
+    (2, 8, 8, 64, 5),
+]
+
+
+@pytest.mark.parametrize(("batch", "channels", "filters", "side", "ksize"), LAYERS)
+def test_layers_of_many_tiles_are_chainers(batch, channels, filters, side, ksize):
+    layout = ((side, side), (filters, channels, ksize, ksize), (1, 1), ((ksize // 2,) * 2,) * 2, (1, 1), 1)
+    x, W, g, b, c = arrays(0, *layout, batch=batch, dtype=np.float32)
+    assert_close(dcnn_kernels.convolution_2d(x, W, b, 1, ksize // 2), F.convolution_2d(x, W, b, 1, ksize // 2).array)
+    assert_close(dcnn_kernels.transposed_convolution_2d(g, W, c, 1, ksize // 2), F.deconvolution_2d(g, W, c, 1, ksize // 2).array)
+
+
+@pytest.mark.parametrize("direction", [dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolution_2d])
+@pytest.mark.parametrize(("channels", "side"), [(32, 80), (128, 28), (256, 14)])
+def test_working_memory_does_not_grow_with_the_batch(direction, channels, side):
+    W, peaks = normal(0, (channels, channels, 3, 3), np.float32), []
+    for batch in (2, 16):
+        x = normal(1, (batch, channels, side, side), np.float32)
+        tracemalloc.start()
+        result = direction(x, W, None, 1, 1)
+        peaks.append(tracemalloc.get_traced_memory()[1] - result.nbytes)
+        tracemalloc.stop()
+    assert max(peaks) < 24 << 20
+
+
+x, W, g, b, c = arrays(0, (6, 7), (4, 3, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+forward, backward = dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolution_2d
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: forward(x[0], W), ValueError, r"x must have 4 dimensions, got shape \(3, 6, 7\)"),
+        (lambda: forward(x, W[0]), ValueError, r"W must have 4 dimensions, got shape \(3, 3, 3\)"),
+        (lambda: forward(x, W.astype(np.float32)), TypeError, "W must be of the same dtype .*, float64, got float32"),
+        (lambda: forward(x.astype(int), W), TypeError, "x must be of dtype float32 or float64, got int64"),
+        (lambda: forward(x, W, b.astype(np.float32)), TypeError, "b must be of the same dtype .*, float64, got float32"),
+        (lambda: forward(x, W, b[:3]), ValueError, r"b must have shape \(4,\), got \(3,\)"),
+        (lambda: backward(g, W, b), ValueError, r"b must have shape \(3,\), got \(4,\)"),
+        (lambda: forward(x, W, groups=2), ValueError, r"x must have 6 channels \(W \(4, 3, 3, 3\) with groups 2 .*\), got shape"),
+        (lambda: forward(x, W, groups=3), ValueError, r"groups must divide the 4 filters of W \(4, 3, 3, 3\), got 3"),
+        (lambda: forward(x, W, groups=0), ValueError, "groups must be at least 1, got 0"),
+        (lambda: forward(x, W, groups=(1, 1)), TypeError, "groups must be of integers"),
+        (lambda: backward(x, W), ValueError, r"x must have 4 channels \(one for each filter of W \(4, 3, 3, 3\)\), got shape"),
+        (lambda: forward(x, W, dilate=4), ValueError, r"a window of extent 9 \(ksize 3, dilate 4\) is larger than .* 6 pixels"),
+        (lambda: forward(x[:, :0], W[:, :0]), ValueError, r"W must have filters, channels and taps, got shape \(4, 0, 3, 3\)"),
+        (lambda: forward(x, W[:0]), ValueError, r"W must have filters, channels and taps, got shape \(0, 3, 3, 3\)"),
+        (lambda: forward(x[:, :, :0], W, pad=2), ValueError, r"x must have pixels, got shape \(2, 3, 0, 7\)"),
+        (lambda: backward(g[:, :, :0], W), ValueError, r"x must have pixels, got shape"),
+        (lambda: backward(g, W, None, 2, 1, outsize=(7, 7)), ValueError, r"outsize must have 5 or 6 rows .* 3 windows .* got 7"),
+        (
+            lambda: backward(g, W, None, 2, 1, outsize=(6, 6)),
+            ValueError,
+            r"outsize must have 7 or 8 columns .* 4 windows .* got 6",
+        ),
+        (lambda: backward(g, W, None, 5, 1, outsize=9), ValueError, "outsize must have 11 to 15 rows .* got 9"),
+        (lambda: backward(g, W, pad=3), ValueError, r"padding \(3, 3\) leaves no pixel of 3 windows with ksize 3"),
+        (lambda: forward(x, W, stride=0), ValueError, "stride must be at least 1, got 0"),
+        (lambda: forward(x, W, pad=-1), ValueError, "pad must be at least 0, got -1"),
+        (lambda: forward(x, W, dilate=0), ValueError, "dilate must be at least 1, got 0"),
+        (lambda: forward(list(x), W), TypeError, "x: expected a numpy.ndarray or a cupy.ndarray, got builtins.list"),
+    ],
+)
+def test_errors_name_what_was_given_and_expected(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
