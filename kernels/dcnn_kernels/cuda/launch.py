@@ -94,7 +94,8 @@ def launch(
         expression: The kernel, an instance of a template.
         grid: Blocks along x, y, z.
         block: Threads along x, y, z.
-        args: CuPy arrays, NumPy scalars of the very type of the parameter, or None for a null pointer.
+        args: CuPy arrays, NumPy scalars of the very type of the parameter (a ``numpy.void`` for a struct), or None for a null
+            pointer.
         shared: Bytes of dynamic shared memory.
 
     Raises:
@@ -117,14 +118,20 @@ def launch(
         function = kernel(file, expression)
         if shared > SHARED_BYTES:
             function.max_dynamic_shared_size_bytes = shared
-        arguments = tuple(np.uintp(0) if argument is None else argument for argument in args)
-        function(tuple(grid), tuple(block), arguments, shared_mem=shared)
+        function(tuple(grid), tuple(block), tuple(map(_passed, args)), shared_mem=shared)
     except Exception as error:
         given = ", ".join(_describe(argument) for argument in args)
         raise RuntimeError(
             f"kernel {expression} of {file} failed with grid {tuple(grid)}, block {tuple(block)}, "
             f"{shared} bytes of shared memory and arguments ({given}): {error}"
         ) from error
+
+
+def _passed(argument: Array | np.generic | None) -> Any:
+    """What CuPy takes for an argument: a struct by value is an array of one element to it."""
+    if argument is None:
+        return np.uintp(0)
+    return np.asarray(argument) if isinstance(argument, np.void) else argument
 
 
 def _describe(argument: Array | np.generic | None) -> str:

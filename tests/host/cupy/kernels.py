@@ -40,7 +40,11 @@ def _pack(argument):
     """An argument's type, and a buffer that holds its value. Python numbers are as wide as CuPy makes them."""
     if isinstance(argument, ndarray):
         return _Type(b"P", argument.dtype.kind.encode(), argument.itemsize), ctypes.c_void_p(argument.data.ptr)
-    if isinstance(argument, np.ndarray) or not isinstance(argument, (bool, int, float, np.generic)):
+    if isinstance(argument, np.ndarray):
+        if argument.size != 1 or argument.dtype.kind != "V":
+            raise TypeError(f"Only structs are passed by value, as arrays of size one; got {argument.dtype} of {argument.shape}")
+        return _Type(b"?", b"\0", argument.itemsize), ctypes.create_string_buffer(argument.tobytes(), argument.itemsize)
+    if not isinstance(argument, (bool, int, float, np.generic)):
         raise TypeError(f"Unsupported type {type(argument)}")
     if isinstance(argument, np.void):
         kind, value = b"?", argument
@@ -97,7 +101,7 @@ class RawKernel:
         largest = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
         if shared > min(allowed, largest):
             raise cupy.cuda.CUDARuntimeError(
-                f"CUDA_ERROR_INVALID_VALUE: {shared} bytes of dynamic shared memory; {allowed} were asked for, {largest} there are"
+                f"CUDA_ERROR_INVALID_VALUE: {shared} bytes of dynamic shared memory, {allowed} asked for, {largest} there are"
             )
 
 
