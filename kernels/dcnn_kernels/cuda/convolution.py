@@ -1,0 +1,442 @@
+"""Launches the kernels of ``src/convolution.cu``: as a matrix product, or directly where one side of it would be narrow."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from dcnn_kernels.arrays import Array
+from dcnn_kernels.cuda.launch import ctype, index_type, launch
+from dcnn_kernels.cuda.settings import current_precision
+from dcnn_kernels.geometry import Pads, Pair, output_shape
+
+FILE = "convolution.cu"
+#: Multiprocessors to be kept busy. A constant, so that sums are made in the same order, with the same result, on every device.
+MULTIPROCESSORS = 132
+#: The longest sums that few_terms makes, with the pixels to a thread, and the outputs to a block.
+FEW_TERMS = {4: 4, 12: 4, 28: 2}
+FEW_TERMS_OUTPUTS = 32
+#: The most outputs of a group that few_outputs makes, and where they are few, the longest sums.
+FEW_OUTPUTS, FEW_OUTPUTS_SIZE, FEW_OUTPUTS_TERMS = 4, 1 << 16, 512
+#: The most blocks of kernels that loop.
+MAX_BLOCKS = 1 << 16
+
+# The structs of src/layout.cuh.
+_DIVISOR = np.dtype([("multiplier", np.uint32), ("shift", np.int32)])
+_AXIS = np.dtype(
+    [
+        (name, np.int32)
+        for name in (
+            *("source", "size", "outputs", "first", "step", "stride", "dilate", "offset"),
+            *("taps", "first_tap", "tap_step", "ksize"),
+        )
+    ]
+)
+_POOLING = np.dtype(
+    [
+        (name, np.int32)
+        for name in ("rows", "columns", "ksize_rows", "ksize_columns", "stride_rows", "stride_columns", "pad_rows", "pad_columns")
+    ]
+    + [("by_rows", _DIVISOR), ("by_columns", _DIVISOR), ("rectify", np.int32)]
+)
+_LAYOUT = np.dtype(
+    [(name, np.int64) for name in ("group_stride", "output_stride", "channel_stride")]
+    + [(name, np.int32) for name in ("groups", "outputs", "channels")]
+    + [("rows", _AXIS), ("columns", _AXIS), ("by_taps", _DIVISOR), ("by_tap_columns", _DIVISOR), ("pooling", _POOLING)],
+    align=True,
+)
+
+
+class Tile(NamedTuple):
+    """What a block computes of the product: warps along outputs and pixels, and 32s of outputs to a warp."""
+
+    warps_m: int
+    warps_n: int
+    warp_m: int
+    #: Time for the same work, compared to the largest tile.
+    cost: float
+
+    @property
+    def outputs(self) -> int:
+        """Rows."""
+        return 32 * self.warps_m * self.warp_m
+
+    @property
+    def pixels(self) -> int:
+        """Columns."""
+        return 32 * self.warps_n
+
+    @property
+    def threads(self) -> int:
+        """Threads of the block."""
+        return 32 * self.warps_m * self.warps_n
+
+
+TILES = (Tile(2, 4, 2, 1.0), Tile(1, 4, 2, 1.1), Tile(2, 2, 1, 1.3), Tile(1, 4, 1, 1.4))
+
+
+class _Source(NamedTuple):
+    """The signal that is summed over: as it lies in memory, or pooled, with what it takes to unpool it."""
+
+    values: Array
+    size: Pair
+    switches: Array | None = None
+    mask: Array | None = None
+    pooling: np.void | None = None
+    overlap: bool = False
+
+    def type(self, index: str) -> str:
+        """The class of ``src/signal.cuh``."""
+        element = ctype(self.values.dtype)
+        if self.switches is None:
+            return f"Signal<{element}, {index}>"
+        flags = ", ".join("true" if flag else "false" for flag in (self.overlap, self.mask is not None))
+        return f"Unpooled<{element}, {ctype(self.switches.dtype)}, {flags}, {index}>"
+
+    @property
+    def arguments(self) -> tuple[Array | None, ...]:
+        return self.values, self.switches, self.mask
+
+
+class _Math(NamedTuple):
+    """A way to multiply, as ``src/convolution.cu`` names it, its words, and elements to a word."""
+
+    name: str
+    depth: int
+    word: np.dtype[Any]
+
+
+def convolution_2d(x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int) -> Array:
+    """See :func:`dcnn_kernels.convolution_2d`."""
+    filters, channels, kh, kw = W.shape
+    h, w = output_shape(x.shape, (kh, kw), stride, pad, dilate)
+    y = cupy.empty((len(x), filters, h, w), x.dtype)
+    axes = tuple(
+        _struct(
+            _AXIS,
+            source=source,
+            size=size,
+            outputs=size,
+            step=1,
+            stride=step,
+            dilate=spread,
+            offset=-before,
+            taps=ksize,
+            tap_step=1,
+            ksize=ksize,
+        )
+        for source, size, ksize, step, (before, _), spread in zip(x.shape[2:], (h, w), (kh, kw), stride, pad, dilate, strict=True)
+    )
+    strides = (filters // groups * channels * kh * kw, channels * kh * kw, kh * kw)
+    _sum_products(
+        _Source(cupy.ascontiguousarray(x), x.shape[2:]), W, b, y, [axes], strides, (groups, filters // groups, channels)
+    )
+    return y
+
+
+def transposed_convolution_2d(
+    x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+) -> Array:
+    """See :func:`dcnn_kernels.transposed_convolution_2d`."""
+    return _transposed(_Source(cupy.ascontiguousarray(x), x.shape[2:]), W, b, stride, pad, dilate, groups, outsize)
+
+
+def unpooled_transposed_convolution_2d(
+    g: Array,
+    switches: Array,
+    W: Array,
+    insize: Pair,
+    pool_ksize: Pair,
+    pool_stride: Pair,
+    pool_pad: Pads,
+    b: Array | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    outsize: Pair,
+    mask: Array | None,
+    rectify: bool,
+) -> Array:
+    """See :func:`dcnn_kernels.unpooled_transposed_convolution_2d`."""
+    fields: dict[str, Any] = {"rectify": rectify}
+    for axis, name in enumerate(("rows", "columns")):
+        fields |= {
+            name: g.shape[2 + axis],
+            f"ksize_{name}": pool_ksize[axis],
+            f"stride_{name}": pool_stride[axis],
+            f"pad_{name}": pool_pad[axis][0],
+            f"by_{name}": _divisor(pool_stride[axis]),
+        }
+    source = _Source(
+        cupy.ascontiguousarray(g),
+        insize,
+        cupy.ascontiguousarray(switches),
+        None if mask is None else cupy.ascontiguousarray(mask),
+        _struct(_POOLING, **fields),
+        overlap=any(ksize > step for ksize, step in zip(pool_ksize, pool_stride, strict=True)),
+    )
+    return _transposed(source, W, b, stride, pad, dilate, groups, outsize)
+
+
+def _transposed(
+    source: _Source, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+) -> Array:
+    filters, channels, kh, kw = W.shape
+    y = cupy.empty((len(source.values), groups * channels, *outsize), W.dtype)
+    rows, columns = (
+        _phases(size, extent, ksize, step, before, spread)
+        for size, extent, ksize, step, (before, _), spread in zip(
+            source.size, outsize, (kh, kw), stride, pad, dilate, strict=True
+        )
+    )
+    strides = (filters // groups * channels * kh * kw, kh * kw, channels * kh * kw)
+    _sum_products(source, W, b, y, list(product(rows, columns)), strides, (groups, channels, filters // groups))
+    return y
+
+
+def _struct(dtype: np.dtype[np.void], **fields: Any) -> np.void:
+    """A struct as kernels take it; fields left out are 0."""
+    struct = np.zeros(1, dtype)
+    for name, value in fields.items():
+        struct[name] = value
+    return struct[0]
+
+
+def _phases(source: int, size: int, ksize: int, stride: int, before: int, dilate: int) -> list[np.void]:
+    """A transposed convolution along one axis: every stride-th output sees the same taps, at stride 1.
+
+    Output p takes tap i from source element (p + before - i * dilate) / stride, where that is a whole number.
+    """
+    common = math.gcd(stride, dilate)
+    axes = []
+    for phase in range(min(stride, size)):
+        first = next((i for i in range(ksize) if (phase + before - i * dilate) % stride == 0), ksize)
+        axes.append(
+            _struct(
+                _AXIS,
+                source=source,
+                size=size,
+                outputs=-((phase - size) // stride),
+                first=phase,
+                step=stride,
+                stride=1,
+                dilate=-dilate // common,
+                offset=(phase + before - first * dilate) // stride,
+                taps=len(range(first, ksize, stride // common)),
+                first_tap=first,
+                tap_step=stride // common,
+                ksize=ksize,
+            )
+        )
+    return axes
+
+
+def _divisor(number: int) -> tuple[int, int]:
+    """Multiplier and shift of ``src/layout.cuh``: n // number == n * multiplier >> shift for 0 <= n < 2^31."""
+    shift = 31 + (number - 1).bit_length()
+    return (1 << shift) // number + 1, shift
+
+
+def _sum_products(
+    source: _Source,
+    W: Array,
+    b: Array | None,
+    y: Array,
+    phases: list[tuple[np.void, ...]],
+    strides: tuple[int, int, int],
+    counts: tuple[int, int, int],
+) -> None:
+    """Writes y, one launch a phase.
+
+    Args:
+        source: What is summed over.
+        W: Filters.
+        b: Bias or None.
+        y: Takes the result.
+        phases: Axes of rows and columns; together they cover y.
+        strides: In W, from one group, one output and one channel to the next.
+        counts: Groups, and a group's outputs and channels.
+    """
+    if not y.size:
+        return
+    W, b = cupy.ascontiguousarray(W), None if b is None else cupy.ascontiguousarray(b)
+    layouts = [_layout(source, rows, columns, strides, counts) for rows, columns in phases]
+    _, outputs, channels = counts
+    terms = channels * max(map(_taps, layouts))
+    if outputs <= FEW_OUTPUTS and (terms <= FEW_OUTPUTS_TERMS or y.size >= FEW_OUTPUTS_SIZE):
+        _few_outputs(source, W, b, y, layouts)
+    elif terms <= max(FEW_TERMS):
+        _few_terms(source, W, b, y, layouts, terms)
+    else:
+        _implicit_gemm(source, W, b, y, layouts)
+
+
+def _layout(
+    source: _Source, rows: np.void, columns: np.void, strides: tuple[int, int, int], counts: tuple[int, int, int]
+) -> np.void:
+    taps, across = int(rows["taps"]) * int(columns["taps"]), int(columns["taps"])
+    return _struct(
+        _LAYOUT,
+        **dict(zip(("group_stride", "output_stride", "channel_stride"), strides, strict=True)),
+        **dict(zip(("groups", "outputs", "channels"), counts, strict=True)),
+        rows=rows,
+        columns=columns,
+        by_taps=_divisor(max(1, taps)),
+        by_tap_columns=_divisor(max(1, across)),
+        **({} if source.pooling is None else {"pooling": source.pooling}),
+    )
+
+
+def _taps(layout: np.void) -> int:
+    return int(layout["rows"]["taps"]) * int(layout["columns"]["taps"])
+
+
+def _pixels(y: Array, layout: np.void) -> int:
+    """Pixels of a phase in the whole batch."""
+    return len(y) * int(layout["rows"]["outputs"]) * int(layout["columns"]["outputs"])
+
+
+def _index(source: _Source, y: Array, splits: int = 1) -> tuple[str, type[np.signedinteger]]:
+    # Pooled, the source has more elements than its array. The last block's threads count on beyond the last pixel.
+    elements = math.prod(source.values.shape[:2]) * math.prod(source.size)
+    return index_type(elements, splits * y.size + (1 << 16))
+
+
+def _whole(layout: np.void, pixels: int) -> bool:
+    """Whether the phase is all of y, so that its pixels follow one another, and always so many of them are aligned."""
+    axes = layout["rows"], layout["columns"]
+    return all(axis["step"] == 1 for axis in axes) and math.prod(int(axis["size"]) for axis in axes) % pixels == 0
+
+
+def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void]) -> None:
+    index, Index = _index(source, y)
+    pixels = 2 if y.dtype == np.float64 else 4
+    for layout in layouts:
+        strips = -(int(layout["rows"]["outputs"]) // -pixels) * int(layout["columns"]["outputs"])
+        count = len(y) * int(layout["groups"]) * strips
+        launch(
+            FILE,
+            f"few_outputs<{source.type(index)}, {layout['outputs']}, {pixels}, {index}>",
+            (-(count // -256),),
+            (256,),
+            (*source.arguments, layout, W, b, y, Index(count)),
+        )
+
+
+def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void], terms: int) -> None:
+    index, Index = _index(source, y)
+    room = min(size for size in FEW_TERMS if size >= terms)
+    each = FEW_TERMS[room]
+    for layout in layouts:
+        parts = int(layout["groups"]) * -(int(layout["outputs"]) // -FEW_TERMS_OUTPUTS)
+        pixels = _pixels(y, layout)
+        launch(
+            FILE,
+            f"few_terms<{source.type(index)}, {room}, {each}, {index}>",
+            (parts * -(pixels // -(128 * each)),),
+            (128,),
+            (*source.arguments, layout, W, b, y, Index(pixels), np.int32(_whole(layout, each))),
+        )
+
+
+def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void]) -> None:
+    way = _way(y.dtype)
+    groups, outputs, channels = (int(layouts[0][name]) for name in ("groups", "outputs", "channels"))
+    # What a thread keeps of a pooled signal takes twice the registers.
+    words = 16 if source.switches is None else 8
+    depth = words * way.depth
+    # Channels side by side in a tile: all its depth, or a few where so many would be mostly padding.
+    few = 4 * way.depth
+    side = few if 4 * _padded(channels, depth) > 5 * _padded(channels, few) else depth
+    units = [-(channels // -side) * _taps(layout) for layout in layouts]
+    tiles = [-(number // -(depth // side)) for number in units]
+    tile, splits = _plan(outputs, max(_pixels(y, layout) for layout in layouts), groups, max(tiles), way)
+    width = _padded(outputs, tile.outputs)
+    index, Index = _index(source, y, splits)
+    sums = y if splits == 1 else cupy.empty((splits, *y.shape), np.promote_types(y.dtype, np.float32))
+    shape = f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, {words}>"
+    for layout, depth_tiles in zip(layouts, tiles, strict=True):
+        filters = cupy.empty((groups, depth_tiles * words, width), way.word)
+        if filters.size:
+            launch(
+                FILE,
+                f"pack_filters<{way.name}, {side}>",
+                (min(-(groups * _padded(channels, side) // way.depth * width // -256), MAX_BLOCKS),),
+                (256,),
+                (W, layout, filters, np.int32(depth_tiles * (depth // side)), np.int32(width)),
+            )
+        pixels = _pixels(y, layout)
+        windows = "Contiguous" if _contiguous(source, layout) else "Gathered"
+        launch(
+            FILE,
+            f"implicit_gemm<{way.name}, {source.type(index)}, {shape}, {windows}<{side}>, {ctype(sums.dtype)}, {index}>",
+            (width // tile.outputs * -(pixels // -tile.pixels) * splits * groups,),
+            (tile.threads,),
+            (
+                *source.arguments,
+                layout,
+                filters,
+                b if splits == 1 else None,
+                sums,
+                Index(pixels),
+                np.int32(width),
+                np.int32(depth_tiles),
+                np.int32(splits),
+                np.int32(_whole(layout, 4)),
+            ),
+        )
+    if splits > 1:
+        launch(
+            FILE,
+            f"sum_splits<{ctype(y.dtype)}, {index}>",
+            (min(-(y.size // -256), MAX_BLOCKS),),
+            (256,),
+            (sums, b, y, np.int32(splits), Index(y.size), Index(math.prod(y.shape[2:])), np.int32(y.shape[1])),
+        )
+
+
+def _way(dtype: np.dtype[Any]) -> _Math:
+    if dtype == np.float16:
+        return _Math("Half", 2, np.dtype(np.uint32))
+    if dtype == np.float32 and current_precision() == "tf32" and int(cupy.cuda.Device().compute_capability) >= 80:
+        return _Math("TensorFloat32", 1, np.dtype(np.uint32))
+    return _Math(f"Exact<{ctype(dtype)}>", 1, dtype)
+
+
+def _plan(outputs: int, pixels: int, groups: int, tiles: int, way: _Math) -> tuple[Tile, int]:
+    """The tile of least cost, and in how many parts to split its sums.
+
+    Padding costs, and so do multiprocessors without a block, so far as the sums are too short to be split.
+    """
+    plans = []
+    for tile in TILES:
+        if way.word.itemsize == 8 and tile.warp_m > 1:
+            continue  # too many registers
+        blocks = groups * -(outputs // -tile.outputs) * -(pixels // -tile.pixels)
+        room = MULTIPROCESSORS * 512 // tile.threads
+        splits = max(1, min(room // blocks, tiles // 8))
+        cost = blocks * tile.outputs * tile.pixels * tile.cost * max(1.0, room / (blocks * splits))
+        plans.append((cost, tile, splits))
+    _, tile, splits = min(plans, key=lambda plan: plan[0])
+    return tile, splits
+
+
+def _padded(number: int, multiple: int) -> int:
+    return -(number // -multiple) * multiple
+
+
+def _contiguous(source: _Source, layout: np.void) -> bool:
+    """Whether the windows are the pixels as they lie in memory, four of them always aligned."""
+    axes = layout["rows"], layout["columns"]
+    return (
+        source.switches is None
+        and all(axis["taps"] == axis["stride"] == axis["step"] == 1 and axis["offset"] == 0 for axis in axes)
+        and all(axis["outputs"] == axis["source"] for axis in axes)
+        and math.prod(source.size) % 4 == 0
+        and source.values.data.ptr % (4 * source.values.itemsize) == 0
+    )

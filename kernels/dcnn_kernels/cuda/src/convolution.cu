@@ -1,0 +1,558 @@
+// Convolution and transposed convolution; layout.cuh says how one sum serves for both. Three ways to it:
+//   implicit_gemm  a matrix product, filters times windows, that gathers the windows while it runs
+//   few_outputs    at most four output channels of a group: to pixels, and depthwise
+//   few_terms      short sums: from pixels, and from one channel of a signal
+#include "common.cuh"
+#include "layout.cuh"
+#include "mma.cuh"
+#include "signal.cuh"
+
+// How the matrix product multiplies. A word holds DEPTH elements that follow along k, a line LINE words that follow along k, so
+// that a lane finds side by side in shared memory what it needs. Of every 32 x 32 of the product a lane owns 4 rows, row(lane, i),
+// and 2 times 4 columns, 16 p + 4 (lane % 4) + j, so that it writes its results 16 bytes at a time.
+template <typename T, int M>
+using Sums = T[M][4][2][4];
+
+template <typename T>
+struct Exact {
+    using Element = T;
+    using Word = T;
+    using Sum = T;
+    static constexpr int DEPTH = 1, LINE = 1;
+
+    __device__ __forceinline__ static Word word(const Element (&values)[1]) { return values[0]; }
+    __device__ __forceinline__ static int row(int lane, int i) { return lane / 4 * 4 + i; }
+    // Where in a line of filters the word of an output lies.
+    __device__ __forceinline__ static int place(int output, int) { return output; }
+
+    template <int LINES, int M, int A, int B>
+    __device__ __forceinline__ static void multiply(const Word (&a)[LINES][A], const Word (&b)[LINES][B], int row, int column,
+                                                    int lane, Sums<Sum, M>& sums) {
+        using Words = Pack<Word, 4>;
+#pragma unroll(sizeof(T) == 4 ? 2 : 1)
+        for (int k = 0; k < LINES; ++k) {
+            Words left[M], right[2];
+#pragma unroll
+            for (int m = 0; m < M; ++m) left[m] = *reinterpret_cast<const Words*>(&a[k][row + 32 * m + lane / 4 * 4]);
+#pragma unroll
+            for (int p = 0; p < 2; ++p) right[p] = *reinterpret_cast<const Words*>(&b[k][column + 16 * p + lane % 4 * 4]);
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+#pragma unroll
+                    for (int p = 0; p < 2; ++p)
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) sums[m][i][p][j] += left[m].values[i] * right[p].values[j];
+        }
+    }
+};
+
+// On tensor cores it is free to choose which word along k, which row and which column of a tile makes which of the instruction's.
+// As chosen here a lane finds its four registers of A, and those of B for two instructions, in one access of 16 bytes, without
+// bank conflicts where lines are 8 words (mod 32) apart.
+template <typename Instruction>
+struct TensorCores : Instruction {
+    using Word = unsigned;
+    using Sum = float;
+    static constexpr int LINE = 2;
+
+    __device__ __forceinline__ static int row(int lane, int i) { return i / 2 * 16 + lane / 4 * 2 + i % 2; }
+    __device__ __forceinline__ static int place(int output, int word) { return output / 2 * 4 + word * 2 + output % 2; }
+
+    template <int LINES, int M, int A, int B>
+    __device__ __forceinline__ static void multiply(const Word (&a)[LINES][A], const Word (&b)[LINES][B], int row, int column,
+                                                    int lane, Sums<Sum, M>& sums) {
+        static_assert(A % 32 == 8 && B % 32 == 8, "lines must be 8 words apart, modulo the 32 banks");
+        using Words = Pack<Word, 4>;
+#pragma unroll
+        for (int line = 0; line < LINES; line += 4) {
+            Words left[M][2], right[2];
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+                for (int n = 0; n < 2; ++n)
+                    left[m][n] = *reinterpret_cast<const Words*>(&a[line + lane % 4][2 * (row + 32 * m + 16 * n) + lane / 4 * 4]);
+#pragma unroll
+            for (int p = 0; p < 2; ++p)
+                right[p] = *reinterpret_cast<const Words*>(&b[line + lane % 4][2 * (column + 16 * p) + lane / 4 * 4]);
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+                for (int i = 0; i < 4; i += 2)
+#pragma unroll
+                    for (int p = 0; p < 2; ++p)
+#pragma unroll
+                        for (int j = 0; j < 2; ++j) {
+                            const unsigned r[2] = {right[p].values[2 * j], right[p].values[2 * j + 1]};
+                            float d[4] = {sums[m][i][p][j], sums[m][i][p][j + 2], sums[m][i + 1][p][j], sums[m][i + 1][p][j + 2]};
+                            Instruction::mma(d, left[m][i / 2].values, r);
+                            sums[m][i][p][j] = d[0];
+                            sums[m][i][p][j + 2] = d[1];
+                            sums[m][i + 1][p][j] = d[2];
+                            sums[m][i + 1][p][j + 2] = d[3];
+                        }
+        }
+    }
+};
+
+struct Tf32Instruction {
+    using Element = float;
+    static constexpr int DEPTH = 1;
+    __device__ __forceinline__ static unsigned word(const float (&values)[1]) { return tf32_bits(values[0]); }
+    __device__ __forceinline__ static void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+        mma_m16n8k8_tf32(d, a, b);
+    }
+};
+using TensorFloat32 = TensorCores<Tf32Instruction>;
+
+struct HalfInstruction {
+    using Element = __half;
+    static constexpr int DEPTH = 2;
+    __device__ __forceinline__ static unsigned word(const __half (&values)[2]) {
+        return __half_as_ushort(values[0]) | static_cast<unsigned>(__half_as_ushort(values[1])) << 16;
+    }
+    __device__ __forceinline__ static void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+        mma_m16n8k16_f16(d, a, b);
+    }
+};
+using Half = TensorCores<HalfInstruction>;
+
+// A block's part of the product: its warps side by side, each with 32 WARP_M rows and 32 columns; K words at a time.
+template <int WARPS_M, int WARPS_N, int WARP_M_, int K_>
+struct Tile {
+    static constexpr int WARP_M = WARP_M_, K = K_;
+    static constexpr int ROW_WARPS = WARPS_M;
+    static constexpr int M = WARPS_M * 32 * WARP_M, N = WARPS_N * 32, THREADS = WARPS_M * WARPS_N * 32;
+};
+
+// The rows of the product's windows: unit after unit, each a tap of CHANNELS channels, padded with zeros; all taps of some
+// channels follow one another, so that they find them in the cache.
+struct Unit {
+    int channel, i, j;
+    bool exists;
+
+    __device__ __forceinline__ Unit(const Layout& layout, int number, int channels) {
+        const int block = layout.by_taps.quotient(number);
+        const int tap = number - block * layout.taps();
+        channel = block * channels;
+        i = layout.by_tap_columns.quotient(tap);
+        j = tap - i * layout.columns.taps;
+        exists = channel < layout.channels;
+    }
+};
+
+// Brings one tile of windows after another from global memory through registers to shared memory. Each thread gathers the
+// windows of one pixel, LINE words of each of its lines.
+template <int CHANNELS_>
+struct Gathered {
+    static constexpr int CHANNELS = CHANNELS_;
+
+    template <typename Math, typename Source, typename Tile, typename Index>
+    class Loader {
+        using Element = typename Math::Element;
+        using Word = typename Math::Word;
+        static constexpr int LINE = Math::LINE, DEPTH = Math::DEPTH, LANES = Tile::THREADS / Tile::N;
+        static constexpr int LINES = Tile::K / LINE / LANES;     // of a thread
+        static constexpr int UNITS = Tile::K * DEPTH / CHANNELS;  // of a tile
+        static_assert(LANES * LINE * DEPTH <= CHANNELS && UNITS * CHANNELS == Tile::K * DEPTH, "threads must move on together");
+
+    public:
+        __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
+                                          Index first, Index pixels)
+            : Loader(arrays, layout, group, Pixel<Index>(layout, min(first + place(), pixels - 1)), first + place() < pixels) {}
+
+        __device__ __forceinline__ void load(int tile) {
+#pragma unroll
+            for (int n = 0; n < LINES; ++n) {
+                const int k = n * LANES * LINE * DEPTH, unit = k / CHANNELS;
+                if (k % CHANNELS == 0) {
+                    const Unit next(layout, tile * UNITS + unit, CHANNELS);
+                    places[unit] = source.at(row + next.i * layout.rows.dilate, column + next.j * layout.columns.dilate);
+                    channels[unit] = next.channel + lane() * LINE * DEPTH;
+                }
+#pragma unroll
+                for (int e = 0; e < LINE * DEPTH; ++e)
+                    fetched[n][e] = source.fetch(places[unit], channels[unit] + k % CHANNELS + e);
+            }
+        }
+
+        template <int WIDTH>
+        __device__ __forceinline__ void store(Word (&windows)[Tile::K / LINE][WIDTH]) const {
+#pragma unroll
+            for (int n = 0; n < LINES; ++n) {
+                const int k = n * LANES * LINE * DEPTH, unit = k / CHANNELS;
+                Pack<Word, LINE> words;
+#pragma unroll
+                for (int l = 0; l < LINE; ++l) {
+                    Element values[DEPTH];
+#pragma unroll
+                    for (int d = 0; d < DEPTH; ++d) {
+                        const int e = l * DEPTH + d;
+                        values[d] = source.value(fetched[n][e], places[unit], channels[unit] + k % CHANNELS + e);
+                    }
+                    words.values[l] = Math::word(values);
+                }
+                *reinterpret_cast<Pack<Word, LINE>*>(&windows[n * LANES + lane()][place() * LINE]) = words;
+            }
+        }
+
+    private:
+        __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
+                                          const Pixel<Index>& pixel, bool exists)
+            : layout(layout), row(exists ? pixel.row * layout.rows.stride + layout.rows.offset : -(1 << 30)),
+              column(pixel.column * layout.columns.stride + layout.columns.offset), source(arrays, layout, pixel.picture, group) {}
+
+        __device__ __forceinline__ static int place() { return threadIdx.x % Tile::N; }
+        __device__ __forceinline__ static int lane() { return threadIdx.x / Tile::N; }
+
+        const Layout& layout;
+        int row, column;  // of the source, under the window's first tap; out of sight where there is no pixel
+        Source source;
+        typename Source::Place places[UNITS];
+        int channels[UNITS];
+        typename Source::Fetched fetched[LINES][LINE * DEPTH];
+    };
+};
+
+// The same where a window is a pixel and follows the one before it in memory: each thread takes four at a time.
+template <int CHANNELS_>
+struct Contiguous {
+    static constexpr int CHANNELS = CHANNELS_;
+
+    template <typename Math, typename Source, typename Tile, typename Index>
+    class Loader {
+        using Element = typename Math::Element;
+        using Word = typename Math::Word;
+        static constexpr int LINE = Math::LINE, DEPTH = Math::DEPTH, LANES = Tile::THREADS / (Tile::N / 4);
+        static constexpr int LINES = Tile::K / LINE / LANES;
+        static_assert(LINES * LANES * LINE == Tile::K, "a tile must have lines for all threads");
+
+    public:
+        __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
+                                          Index first, Index pixels)
+            : channels(layout.channels), place(threadIdx.x % (Tile::N / 4) * 4), lane(threadIdx.x / (Tile::N / 4)),
+              exists(first + place < pixels), plane(static_cast<Index>(layout.rows.source) * layout.columns.source) {
+            const Index pixel = exists ? first + place : 0, picture = pixel / plane;
+            values = arrays.values + (picture * layout.groups + group) * channels * plane + (pixel - picture * plane);
+        }
+
+        __device__ __forceinline__ void load(int tile) {
+#pragma unroll
+            for (int n = 0; n < LINES; ++n)
+#pragma unroll
+                for (int e = 0; e < LINE * DEPTH; ++e) {
+                    const int channel = (tile * (Tile::K / LINE) + n * LANES + lane) * LINE * DEPTH + e;
+                    loaded[n][e] = Pack<Element, 4>{};
+                    if (exists && channel < channels)
+                        loaded[n][e] = *reinterpret_cast<const Pack<Element, 4>*>(values + channel * plane);
+                }
+        }
+
+        template <int WIDTH>
+        __device__ __forceinline__ void store(Word (&windows)[Tile::K / LINE][WIDTH]) const {
+#pragma unroll
+            for (int n = 0; n < LINES; ++n) {
+                Pack<Word, 4 * LINE> words;
+#pragma unroll
+                for (int j = 0; j < 4; ++j)
+#pragma unroll
+                    for (int l = 0; l < LINE; ++l) {
+                        Element values[DEPTH];
+#pragma unroll
+                        for (int d = 0; d < DEPTH; ++d) values[d] = loaded[n][l * DEPTH + d].values[j];
+                        words.values[j * LINE + l] = Math::word(values);
+                    }
+                *reinterpret_cast<Pack<Word, 4 * LINE>*>(&windows[n * LANES + lane][place * LINE]) = words;
+            }
+        }
+
+    private:
+        int channels, place, lane;
+        bool exists;
+        Index plane;
+        const Element* values;
+        Pack<Element, 4> loaded[LINES][LINE * DEPTH];
+    };
+};
+
+// Writes the filters as the product's left matrix, line by line with k in the order of Unit, zeros where padded. A thread takes one output and the DEPTH channels of a word through all taps.
+template <typename Math, int CHANNELS>
+__global__ void __launch_bounds__(256)
+    pack_filters(const typename Math::Element* W, Layout layout, typename Math::Word* filters, int units, int width) {
+    constexpr int WORDS = CHANNELS / Math::DEPTH;
+    const int blocks = (layout.channels + CHANNELS - 1) / CHANNELS, taps = layout.taps();
+    const long long count = static_cast<long long>(layout.groups) * blocks * WORDS * width;
+    for (long long n = thread_index<long long>(); n < count; n += thread_count<long long>()) {
+        const int output = static_cast<int>(n % width);
+        const long long rest = n / width;
+        const int word = static_cast<int>(rest % WORDS), block = static_cast<int>(rest / WORDS % blocks);
+        const int group = static_cast<int>(rest / WORDS / blocks);
+        // The last block's threads also write the zeros after the last tap.
+        const int end = block == blocks - 1 ? units - block * taps : taps;
+        int i = 0, j = 0;
+        for (int tap = 0; tap < end; ++tap) {
+            typename Math::Element values[Math::DEPTH];
+#pragma unroll
+            for (int d = 0; d < Math::DEPTH; ++d) {
+                const int channel = block * CHANNELS + word * Math::DEPTH + d;
+                const bool exists = tap < taps && channel < layout.channels && output < layout.outputs;
+                values[d] = exists ? W[layout.weight(group, output, channel, i, j)] : typename Math::Element(0.0f);
+            }
+            const long long unit = static_cast<long long>(group) * units + block * taps + tap;
+            const long long line = (unit * WORDS + word) / Math::LINE;
+            filters[line * Math::LINE * width + Math::place(output, word % Math::LINE)] = Math::word(values);
+            if (++j == layout.columns.taps) {
+                j = 0;
+                ++i;
+            }
+        }
+    }
+}
+
+// One tile of the product a block. With several splits each sums a part of k, to be added up by sum_splits.
+//   filters  of pack_filters, (groups, tiles * Tile::K, width)
+//   bias     (groups * outputs), or null
+//   y        (splits, batch, groups * outputs, rows, columns)
+//   whole    whether y's rows follow one another and four pixels at a time are aligned
+template <typename Math, typename Source, typename Tile, typename Windows, typename Out, typename Index>
+__global__ void __launch_bounds__(Tile::THREADS, (sizeof(typename Math::Word) == 8 ? 256 : 512) / Tile::THREADS)
+    implicit_gemm(const typename Math::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
+                  const typename Math::Word* filters, const typename Math::Element* bias, Out* y, Index pixels, int width, int tiles,
+                  int splits, int whole) {
+    using Word = typename Math::Word;
+    using Words = Pack<Word, 4>;
+    constexpr int M = Tile::M, N = Tile::N, LINE = Math::LINE, LINES = Tile::K / LINE;
+    constexpr int LANES = Tile::THREADS * 4 / (M * LINE);  // lines of filters that the block brings at a time
+    alignas(32) __shared__ Word left[2][LINES][M * LINE + 8];
+    alignas(32) __shared__ Word right[2][LINES][N * LINE + 8];
+
+    // Blocks that share windows run side by side.
+    const int row_tiles = width / M, column_tiles = static_cast<int>((pixels + N - 1) / N);
+    int block = static_cast<int>(blockIdx.x);
+    const int first_row = block % row_tiles * M;
+    block /= row_tiles;
+    const Index first_pixel = static_cast<Index>(block % column_tiles) * N;
+    block /= column_tiles;
+    const int split = block % splits, group = block / splits;
+    const int begin = static_cast<int>(static_cast<long long>(tiles) * split / splits);
+    const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / splits);
+
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int row = warp % Tile::ROW_WARPS * 32 * Tile::WARP_M, column = warp / Tile::ROW_WARPS * 32;
+    typename Windows::template Loader<Math, Source, Tile, Index> windows({x, switches, mask}, layout, group, first_pixel, pixels);
+    // Each thread brings four words of every LANES-th line of the filters.
+    const int line = threadIdx.x / (M * LINE / 4), word = threadIdx.x % (M * LINE / 4) * 4;
+    filters += ((static_cast<long long>(group) * tiles + begin) * LINES + line) * LINE * width + first_row * LINE + word;
+    Words loaded[(LINES + LANES - 1) / LANES];
+
+    const auto load = [&](int tile) {
+        windows.load(tile);
+#pragma unroll
+        for (int n = 0; n < LINES; n += LANES)
+            if (n + line < LINES) loaded[n / LANES] = *reinterpret_cast<const Words*>(filters + n * LINE * width);
+        filters += Tile::K * width;
+    };
+    const auto store = [&](int buffer) {
+        windows.store(right[buffer]);
+#pragma unroll
+        for (int n = 0; n < LINES; n += LANES)
+            if (n + line < LINES) *reinterpret_cast<Words*>(&left[buffer][n + line][word]) = loaded[n / LANES];
+    };
+
+    Sums<typename Math::Sum, Tile::WARP_M> sums = {};
+    if (begin < end) {
+        load(begin);
+        store(0);
+        __syncthreads();
+        for (int tile = begin; tile < end; ++tile) {
+            const int buffer = (tile - begin) % 2;
+            if (tile + 1 < end) load(tile + 1);  // in flight while this tile is multiplied
+            Math::template multiply<LINES, Tile::WARP_M>(left[buffer], right[buffer], row, column, lane, sums);
+            if (tile + 1 < end) store(1 - buffer);
+            __syncthreads();
+        }
+    }
+
+    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
+    const Index channels = static_cast<Index>(layout.groups) * layout.outputs;
+    y += split * (pixels / (static_cast<Index>(layout.rows.outputs) * layout.columns.outputs)) * channels * plane;
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+        const Index pixel = first_pixel + column + 16 * p + lane % 4 * 4;
+        if (pixel >= pixels) continue;
+        Index places[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) places[j] = whole && j ? 0 : Pixel<Index>(layout, min(pixel + j, pixels - 1)).place(layout);
+#pragma unroll
+        for (int m = 0; m < Tile::WARP_M; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int output = first_row + row + 32 * m + Math::row(lane, i);
+                if (output >= layout.outputs) continue;
+                const int channel = group * layout.outputs + output;
+                const typename Math::Sum shift = bias ? typename Math::Sum(bias[channel]) : typename Math::Sum(0);
+                Pack<Out, 4> values;
+#pragma unroll
+                for (int j = 0; j < 4; ++j) values.values[j] = Out(sums[m][i][p][j] + shift);
+                if (whole) {
+                    *reinterpret_cast<Pack<Out, 4>*>(y + channel * plane + places[0]) = values;
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        if (pixel + j < pixels) y[channel * plane + places[j]] = values.values[j];
+                }
+            }
+    }
+}
+
+// Adds up what the splits of implicit_gemm summed, always in the same order.
+template <typename T, typename Index>
+__global__ void __launch_bounds__(256)
+    sum_splits(const Accumulate<T>* parts, const T* bias, T* y, int splits, Index size, Index plane, int channels) {
+    for (Index n = thread_index<Index>(); n < size; n += thread_count<Index>()) {
+        Accumulate<T> sum = parts[n];
+        for (int split = 1; split < splits; ++split) sum += parts[split * size + n];
+        y[n] = T(bias ? sum + Accumulate<T>(bias[n / plane % channels]) : sum);
+    }
+}
+
+// A thread sums for the group's OUTPUTS channels of PIXELS pixels one above the other: what it reads of W serves all these
+// pixels, and what it reads of the source all these channels.
+template <typename Source, int OUTPUTS, int PIXELS, typename Index>
+__global__ void __launch_bounds__(256)
+    few_outputs(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
+                const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count) {
+    using T = typename Source::Element;
+    constexpr int CHANNELS = 8;
+    Index rest = thread_index<Index>();
+    if (rest >= count) return;  // count: batch * groups * strips of rows * columns
+    const int strips = (layout.rows.outputs + PIXELS - 1) / PIXELS;
+    const int v = static_cast<int>(rest % layout.columns.outputs);
+    rest /= layout.columns.outputs;
+    const int u = static_cast<int>(rest % strips) * PIXELS;
+    rest /= strips;
+    const int group = static_cast<int>(rest % layout.groups);
+    const Index picture = rest / layout.groups;
+
+    const Source source({x, switches, mask}, layout, picture, group);
+    Accumulate<T> sums[OUTPUTS][PIXELS] = {};
+    // A few channels at a time, so that all taps find them in the cache.
+    for (int block = 0; block < layout.channels; block += CHANNELS) {
+        const int end = min(block + CHANNELS, layout.channels);
+        for (int i = 0; i < layout.rows.taps; ++i)
+            for (int j = 0; j < layout.columns.taps; ++j) {
+                typename Source::Place places[PIXELS];
+#pragma unroll
+                for (int p = 0; p < PIXELS; ++p)
+                    places[p] = source.at((u + p) * layout.rows.stride + i * layout.rows.dilate + layout.rows.offset,
+                                          v * layout.columns.stride + j * layout.columns.dilate + layout.columns.offset);
+                const T* weight = W + layout.weight(group, 0, block, i, j);
+                for (int channel = block; channel < end; ++channel, weight += layout.channel_stride) {
+                    T values[PIXELS];
+#pragma unroll
+                    for (int p = 0; p < PIXELS; ++p) values[p] = source.value(source.fetch(places[p], channel), places[p], channel);
+#pragma unroll
+                    for (int m = 0; m < OUTPUTS; ++m) {
+                        const Accumulate<T> factor = Accumulate<T>(weight[m * layout.output_stride]);
+#pragma unroll
+                        for (int p = 0; p < PIXELS; ++p) sums[m][p] += factor * Accumulate<T>(values[p]);
+                    }
+                }
+            }
+    }
+
+    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
+    const Index channel = static_cast<Index>(group) * layout.outputs;
+    y += (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
+#pragma unroll
+    for (int m = 0; m < OUTPUTS; ++m) {
+        const Accumulate<T> shift = bias ? Accumulate<T>(bias[channel + m]) : Accumulate<T>(0);
+#pragma unroll
+        for (int p = 0; p < PIXELS; ++p)
+            if (u + p < layout.rows.outputs)
+                y[m * plane + static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size] = T(sums[m][p] + shift);
+    }
+}
+
+// Reads all TERMS of a few pixels' sums once, then makes OUTPUTS channels of them, one after the other, with the filters in
+// shared memory. `whole` as in implicit_gemm, for PIXELS pixels at a time.
+template <typename Source, int TERMS, int PIXELS, typename Index>
+__global__ void __launch_bounds__(128)
+    few_terms(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
+              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index pixels,
+              int whole) {
+    using T = typename Source::Element;
+    using Sum = Accumulate<T>;
+    constexpr int OUTPUTS = 32;
+    static_assert(TERMS % 4 == 0, "filters are read four terms at a time");
+    alignas(32) __shared__ Sum filters[OUTPUTS][TERMS];
+    __shared__ Sum shifts[OUTPUTS];
+
+    const int parts = (layout.outputs + OUTPUTS - 1) / OUTPUTS;
+    const int part = static_cast<int>(blockIdx.x % parts), group = static_cast<int>(blockIdx.x / parts % layout.groups);
+    const Index first = (static_cast<Index>(blockIdx.x / parts / layout.groups) * blockDim.x + threadIdx.x) * PIXELS;
+    const int begin = part * OUTPUTS, outputs = min(OUTPUTS, layout.outputs - begin);
+    const int taps = layout.taps(), channels = taps ? layout.channels : 0;
+    for (int n = threadIdx.x; n < outputs * TERMS; n += blockDim.x) {
+        const int m = n / TERMS, term = n % TERMS, channel = layout.by_taps.quotient(term), tap = term - channel * taps;
+        const int i = layout.by_tap_columns.quotient(tap), j = tap - i * layout.columns.taps;
+        const bool exists = channel < channels;
+        filters[m][term] = exists ? Sum(W[layout.weight(group, begin + m, channel, i, j)]) : Sum(0);
+        if (term == 0) shifts[m] = bias ? Sum(bias[group * layout.outputs + begin + m]) : Sum(0);
+    }
+    __syncthreads();
+    if (first >= pixels) return;
+
+    T terms[PIXELS][TERMS];
+    Index places[PIXELS];
+#pragma unroll
+    for (int p = 0; p < PIXELS; ++p) {
+        const Pixel<Index> pixel(layout, min(first + p, pixels - 1));
+        places[p] = pixel.place(layout);
+        const Source source({x, switches, mask}, layout, pixel.picture, group);
+        int channel = 0, i = 0, j = 0;
+#pragma unroll
+        for (int term = 0; term < TERMS; ++term) {
+            terms[p][term] = T(0.0f);
+            if (channel < channels) {
+                const auto place = source.at(pixel.row * layout.rows.stride + i * layout.rows.dilate + layout.rows.offset,
+                                             pixel.column * layout.columns.stride + j * layout.columns.dilate + layout.columns.offset);
+                terms[p][term] = source.value(source.fetch(place, channel), place, channel);
+            }
+            if (++j == layout.columns.taps) {
+                j = 0;
+                if (++i == layout.rows.taps) {
+                    i = 0;
+                    ++channel;
+                }
+            }
+        }
+    }
+
+    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
+    y += (static_cast<Index>(group) * layout.outputs + begin) * plane;
+    for (int m = 0; m < outputs; ++m, y += plane) {
+        Sum sums[PIXELS];
+#pragma unroll
+        for (int p = 0; p < PIXELS; ++p) sums[p] = shifts[m];
+#pragma unroll
+        for (int term = 0; term < TERMS; term += 4) {
+            const Pack<Sum, 4> factors = *reinterpret_cast<const Pack<Sum, 4>*>(&filters[m][term]);
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+#pragma unroll
+                for (int p = 0; p < PIXELS; ++p) sums[p] += factors.values[n] * Sum(terms[p][term + n]);
+        }
+        if (whole) {
+            Pack<T, PIXELS> values;
+#pragma unroll
+            for (int p = 0; p < PIXELS; ++p) values.values[p] = T(sums[p]);
+            *reinterpret_cast<Pack<T, PIXELS>*>(y + places[0]) = values;
+        } else {
+#pragma unroll
+            for (int p = 0; p < PIXELS; ++p)
+                if (first + p < pixels) y[places[p]] = T(sums[p]);
+        }
+    }
+}

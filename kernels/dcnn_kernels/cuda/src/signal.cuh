@@ -1,0 +1,155 @@
+// What a convolution reads: a signal as it lies in memory, or one that is unpooled while it is read. `at` finds out once for a
+// pixel where it lies, `fetch` then starts to read it in any channel, and `value` waits for what was fetched and makes the
+// signal's value of it: the time between the two is free for other work. Outside the picture, and in channels beyond
+// the last, the value is zero.
+#pragma once
+
+#include "common.cuh"
+#include "layout.cuh"
+
+// The arrays that a signal is read from; those not needed are null.
+template <typename T, typename S>
+struct Arrays {
+    const T* values;
+    const S* switches;
+    const unsigned char* mask;
+};
+
+template <typename T, typename Index>
+class Signal {
+public:
+    using Element = T;
+    using Switch = unsigned char;
+
+    struct Place {
+        Index offset;
+        bool inside;
+    };
+
+    __device__ __forceinline__ Signal(const Arrays<T, Switch>& arrays, const Layout& layout, Index picture, int group)
+        : rows(layout.rows.source), columns(layout.columns.source), channels(layout.channels),
+          plane(static_cast<Index>(rows) * columns) {
+        values = arrays.values + (picture * layout.groups + group) * layout.channels * plane;
+    }
+
+    __device__ __forceinline__ Place at(int row, int column) const {
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(rows) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(columns);
+        return {static_cast<Index>(row) * columns + column, inside};
+    }
+
+    using Fetched = T;
+
+    __device__ __forceinline__ Fetched fetch(const Place& place, int channel) const {
+        return place.inside && channel < channels ? values[channel * plane + place.offset] : T(0.0f);
+    }
+
+    __device__ __forceinline__ T value(const Fetched& fetched, const Place&, int) const { return fetched; }
+
+private:
+    int rows, columns, channels;
+    Index plane;
+    const T* values;
+};
+
+// The pooled signal and its switches stand for the unpooled one, which is nowhere written: a pixel takes the values of the
+// windows whose switch points at it. With Overlap a pixel may lie in several windows; their values sum. With Masked the mask's
+// bit of the pixel decides whether it passes.
+template <typename T, typename S, bool Overlap, bool Masked, typename Index>
+class Unpooled {
+public:
+    using Element = T;
+    using Switch = S;
+
+    struct Place {
+        Index offset;      // of the first window; of any where there is none, so that it may be read
+        int place;         // of the pixel in that window, in row order; -1 where there is none
+        int down, across;  // windows
+        Index pixel;
+    };
+
+    __device__ __forceinline__ Unpooled(const Arrays<T, S>& arrays, const Layout& layout, Index picture, int group)
+        : rows(layout.rows.source), columns(layout.columns.source), channels(layout.channels), pooling(layout.pooling),
+          plane(static_cast<Index>(pooling.rows) * pooling.columns), first(static_cast<Index>(group) * channels) {
+        const Index all = static_cast<Index>(layout.groups) * channels;
+        values = arrays.values + (picture * all + first) * plane;
+        switches = arrays.switches + (picture * all + first) * plane;
+        if (Masked) mask = arrays.mask + picture * ((all * rows * columns + 7) / 8);
+    }
+
+    __device__ __forceinline__ Place at(int row, int column) const {
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(rows) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(columns);
+        row = inside ? row : 0;
+        column = inside ? column : 0;
+        int top, left, i, j;
+        const int down = windows(row + pooling.pad_rows, pooling.rows, pooling.ksize_rows, pooling.stride_rows, pooling.by_rows,
+                                 top, i);
+        const int across = windows(column + pooling.pad_columns, pooling.columns, pooling.ksize_columns, pooling.stride_columns,
+                                   pooling.by_columns, left, j);
+        const bool seen = inside && down > 0 && across > 0;
+        return {static_cast<Index>(top) * pooling.columns + left, seen ? i * pooling.ksize_columns + j : -1, seen ? down : 0, across,
+                static_cast<Index>(row) * columns + column};
+    }
+
+    struct Fetched {
+        T value;
+        S choice;
+        unsigned char passes;
+    };
+
+    __device__ __forceinline__ Fetched fetch(const Place& place, int channel) const {
+        channel = min(channel, channels - 1);
+        const Index window = channel * plane + place.offset;
+        Fetched fetched = {T(0.0f), 0, 0};
+        if (Overlap) {
+            fetched.value = sum(place, window);
+        } else {
+            fetched.value = values[window];
+            fetched.choice = switches[window];
+        }
+        if (Masked) fetched.passes = mask[bit(place, channel) / 8];
+        return fetched;
+    }
+
+    __device__ __forceinline__ T value(const Fetched& fetched, const Place& place, int channel) const {
+        bool passes = channel < channels && (Overlap || static_cast<int>(fetched.choice) == place.place);
+        if (Masked) passes = passes && fetched.passes >> (bit(place, channel) % 8) & 1;
+        if (pooling.rectify) passes = passes && !(Accumulate<T>(fetched.value) < Accumulate<T>(0));
+        return passes ? fetched.value : T(0.0f);
+    }
+
+private:
+    // Along one axis, the windows over a padded pixel: how many, the first of them, and the pixel's place in that one.
+    __device__ __forceinline__ static int windows(int pixel, int count, int ksize, int stride, Divisor by_stride, int& start,
+                                                  int& place) {
+        const int last = min(by_stride.quotient(pixel), count - 1);
+        start = last;
+        if (Overlap) start = pixel < ksize ? 0 : min(by_stride.quotient(pixel - ksize) + 1, last);
+        place = pixel - start * stride;
+        return place < ksize ? last - start + 1 : 0;
+    }
+
+    __device__ __forceinline__ T sum(const Place& place, Index window) const {
+        Accumulate<T> sum = 0;
+        for (int u = 0; u < place.down; ++u, window += pooling.columns) {
+            for (int v = 0; v < place.across; ++v) {
+                // The next window begins a stride later, so the pixel lies a stride earlier in it.
+                const int expected = place.place - u * pooling.stride_rows * pooling.ksize_columns - v * pooling.stride_columns;
+                if (static_cast<int>(switches[window + v]) == expected) sum += Accumulate<T>(values[window + v]);
+            }
+        }
+        return T(sum);
+    }
+
+    __device__ __forceinline__ Index bit(const Place& place, int channel) const {
+        return (first + channel) * rows * columns + place.pixel;
+    }
+
+    int rows, columns, channels;
+    Pooling pooling;
+    Index plane, first;
+    const T* values;
+    const S* switches;
+    const unsigned char* mask = nullptr;
+};
