@@ -38,8 +38,17 @@ class Case(NamedTuple):
 
     primitive: str
     configuration: str
-    reads: tuple[np.ndarray, ...]
-    call: Callable[[], Any]
+    reads: tuple[Any, ...]
+    settings: dict[str, Any]
+
+    def call(self) -> Any:
+        """Runs the primitive."""
+        return getattr(dcnn_kernels, self.primitive)(*self.reads, **self.settings)
+
+    def on(self, to_device: Callable[[Any], Any]) -> Case:
+        """The same case with its arrays elsewhere."""
+        settings = {name: to_device(value) for name, value in self.settings.items()}
+        return self._replace(reads=tuple(map(to_device, self.reads)), settings=settings)
 
 
 def cases(batch: int, dtype: str) -> Iterator[Case]:
@@ -53,7 +62,7 @@ def cases(batch: int, dtype: str) -> Iterator[Case]:
         mask = dcnn_kernels.relu_mask(x)
 
         def case(name: str, configuration: str, *reads: np.ndarray, **settings: Any) -> Case:
-            return Case(name, configuration, reads, lambda: getattr(dcnn_kernels, name)(*reads, **settings))
+            return Case(name, configuration, reads, settings)
 
         yield case("relu", "", x)
         yield case("clipped_relu", "z=6", x)
@@ -75,7 +84,7 @@ def cases(batch: int, dtype: str) -> Iterator[Case]:
             yield case("max_pooling_2d", text, x, **window)
             y, switches = dcnn_kernels.max_pooling_2d(x, **window)
             back = {"outsize": stage[1:], **window}
-            yield case("unpooling_2d", f"switch {text}", y, switches=switches, **back)._replace(reads=(y, switches))
+            yield case("unpooling_2d", f"switch {text}", y, switches=switches, **back)
             yield case("unpooling_2d", f"center {text}", y, mode="center", **back)
             yield case("unpooling_2d", f"spread {text}", y, mode="spread", **back)
             yield case("average_pooling_2d", text, x, **window)
@@ -98,7 +107,8 @@ def seconds(call: Callable[[], Any]) -> float:
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Times a case and a copy in turn; the first round of both is thrown away."""
     result = case.call()
-    moved = sum(array.nbytes for array in (*case.reads, *(result if isinstance(result, tuple) else (result,))))
+    given = (*case.reads, *case.settings.values(), *(result if isinstance(result, tuple) else (result,)))
+    moved = sum(array.nbytes for array in given if isinstance(array, np.ndarray))
     del result
     source, target = np.ones((2, moved // 16))
     rounds = [(seconds(case.call), seconds(lambda: np.copyto(target, source))) for _ in range(repeats + 1)]
