@@ -6,9 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import dcnn_kernels
 from dcnn_kernels import geometry
+from dcnn_kernels.arrays import index_dtype
 from tests import oracle
+from tests.kernels.device import kernels, reference_only
 from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -67,10 +68,10 @@ def arrays(seed, shape, W_shape, stride, pad, dilate, groups, batch=2, dtype=np.
 def test_both_directions_are_the_oracles(shape, W_shape, stride, pad, dilate, groups, dtype):
     x, W, g, b, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
     how = (stride, pad, dilate, groups)
-    y = dcnn_kernels.convolution_2d(x, W, b, *how)
+    y = kernels.convolution_2d(x, W, b, *how)
     assert_close(y, oracle.convolution_2d(x, W, b, *how))
-    assert_close(dcnn_kernels.convolution_2d(x, W, None, *how), oracle.convolution_2d(x, W, None, *how))
-    back = dcnn_kernels.transposed_convolution_2d(g, W, c, *how, shape)
+    assert_close(kernels.convolution_2d(x, W, None, *how), oracle.convolution_2d(x, W, None, *how))
+    back = kernels.transposed_convolution_2d(g, W, c, *how, shape)
     assert_close(back, oracle.transposed_convolution_2d(g, W, c, *how, shape))
     assert y.dtype == back.dtype == dtype
     assert y.flags.c_contiguous
@@ -80,9 +81,9 @@ def test_both_directions_are_the_oracles(shape, W_shape, stride, pad, dilate, gr
 @given(layouts(), st.integers(0, 99))
 def test_both_directions_are_the_oracles_whatever_the_layout(layout, seed):
     x, W, g, b, c = arrays(seed, *layout, batch=1)
-    assert_close(dcnn_kernels.convolution_2d(x, W, b, *layout[2:]), oracle.convolution_2d(x, W, b, *layout[2:]))
+    assert_close(kernels.convolution_2d(x, W, b, *layout[2:]), oracle.convolution_2d(x, W, b, *layout[2:]))
     assert_close(
-        dcnn_kernels.transposed_convolution_2d(g, W, c, *layout[2:], layout[0]),
+        kernels.transposed_convolution_2d(g, W, c, *layout[2:], layout[0]),
         oracle.transposed_convolution_2d(g, W, c, *layout[2:], layout[0]),
     )
 
@@ -91,16 +92,16 @@ def test_both_directions_are_the_oracles_whatever_the_layout(layout, seed):
 def test_the_directions_are_adjoint_and_linear(layout, seed):
     x, W, g, _, _ = arrays(seed, *layout)
     assert_adjoint(
-        lambda x: dcnn_kernels.convolution_2d(x, W, None, *layout[2:]),
-        lambda g: dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=layout[0]),
+        lambda x: kernels.convolution_2d(x, W, None, *layout[2:]),
+        lambda g: kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=layout[0]),
         x,
         g,
     )
-    y = dcnn_kernels.convolution_2d(x, W, None, *layout[2:])
+    y = kernels.convolution_2d(x, W, None, *layout[2:])
     V = normal(seed + 5, W.shape)
     assert_close(
-        dcnn_kernels.convolution_2d(x, 2 * W - V, None, *layout[2:]),
-        2 * y - dcnn_kernels.convolution_2d(x, V, None, *layout[2:]),
+        kernels.convolution_2d(x, 2 * W - V, None, *layout[2:]),
+        2 * y - kernels.convolution_2d(x, V, None, *layout[2:]),
     )
 
 
@@ -112,9 +113,9 @@ def test_both_directions_are_chainers(dtype, layout, seed):
     assume(all(shape[n] + sum(pad[n]) > dilate[n] * (W_shape[2 + n] - 1) for n in range(2)))
     x, W, g, b, c = arrays(seed, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
     how = (stride, (pad[0][0], pad[1][0]))
-    y = dcnn_kernels.convolution_2d(x, W, b, *how, dilate, groups)
+    y = kernels.convolution_2d(x, W, b, *how, dilate, groups)
     assert_close(y, F.convolution_2d(x, W, b, *how, dilate=dilate, groups=groups).array)
-    back = dcnn_kernels.transposed_convolution_2d(g, W, c, *how, dilate, groups, shape)
+    back = kernels.transposed_convolution_2d(g, W, c, *how, dilate, groups, shape)
     assert_close(back, F.deconvolution_2d(g, W, c, *how, outsize=shape, dilate=dilate, groups=groups).array)
 
 
@@ -129,11 +130,11 @@ def test_outsizes_are_those_from_which_the_convolution_makes_the_signal(layout):
         except ValueError:
             fits = False
         if fits:
-            back = dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
+            back = kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
             assert back.shape == (1, W_shape[1] * groups, rows, shape[1])
         else:
             with pytest.raises(ValueError, match="outsize"):
-                dcnn_kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
+                kernels.transposed_convolution_2d(g, W, None, *layout[2:], outsize=(rows, shape[1]))
 
 
 @dtypes
@@ -141,9 +142,9 @@ def test_outsizes_are_those_from_which_the_convolution_makes_the_signal(layout):
 def test_calls(shape, W_shape, stride, pad, dilate, groups, dtype):
     x, W, g, b, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
     how = (stride, pad, dilate, groups)
-    check_calls(lambda x, W, b: dcnn_kernels.convolution_2d(x, W, b, *how), x, W, b)
-    check_calls(lambda g, W, c: dcnn_kernels.transposed_convolution_2d(g, W, c, *how, shape), g, W, c)
-    assert dcnn_kernels.transposed_convolution_2d(g, W, None, *how).shape[:2] == x.shape[:2]
+    check_calls(lambda x, W, b: kernels.convolution_2d(x, W, b, *how), x, W, b)
+    check_calls(lambda g, W, c: kernels.transposed_convolution_2d(g, W, c, *how, shape), g, W, c)
+    assert kernels.transposed_convolution_2d(g, W, None, *how).shape[:2] == x.shape[:2]
 
 
 #: A layer of each size of picture and of filters, large enough to be cut into tiles: batch, channels, filters, side, ksize.
@@ -162,11 +163,12 @@ LAYERS = [
 def test_layers_of_many_tiles_are_chainers(batch, channels, filters, side, ksize):
     layout = ((side, side), (filters, channels, ksize, ksize), (1, 1), ((ksize // 2,) * 2,) * 2, (1, 1), 1)
     x, W, g, b, c = arrays(0, *layout, batch=batch, dtype=np.float32)
-    assert_close(dcnn_kernels.convolution_2d(x, W, b, 1, ksize // 2), F.convolution_2d(x, W, b, 1, ksize // 2).array)
-    assert_close(dcnn_kernels.transposed_convolution_2d(g, W, c, 1, ksize // 2), F.deconvolution_2d(g, W, c, 1, ksize // 2).array)
+    assert_close(kernels.convolution_2d(x, W, b, 1, ksize // 2), F.convolution_2d(x, W, b, 1, ksize // 2).array)
+    assert_close(kernels.transposed_convolution_2d(g, W, c, 1, ksize // 2), F.deconvolution_2d(g, W, c, 1, ksize // 2).array)
 
 
-@pytest.mark.parametrize("direction", [dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolution_2d])
+@reference_only
+@pytest.mark.parametrize("direction", [kernels.convolution_2d, kernels.transposed_convolution_2d])
 @pytest.mark.parametrize(("channels", "side"), [(32, 80), (128, 28), (256, 14)])
 def test_working_memory_does_not_grow_with_the_batch(direction, channels, side):
     W, peaks = normal(0, (channels, channels, 3, 3), np.float32), []
@@ -180,7 +182,7 @@ def test_working_memory_does_not_grow_with_the_batch(direction, channels, side):
 
 
 x, W, g, b, c = arrays(0, (6, 7), (4, 3, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
-forward, backward = dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolution_2d
+forward, backward = kernels.convolution_2d, kernels.transposed_convolution_2d
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ forward, backward = dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolu
         (lambda: forward(x[0], W), ValueError, r"x must have 4 dimensions, got shape \(3, 6, 7\)"),
         (lambda: forward(x, W[0]), ValueError, r"W must have 4 dimensions, got shape \(3, 3, 3\)"),
         (lambda: forward(x, W.astype(np.float32)), TypeError, "W must be of the same dtype .*, float64, got float32"),
-        (lambda: forward(x.astype(int), W), TypeError, "x must be of dtype float32 or float64, got int64"),
+        (lambda: forward(x.astype(int), W), TypeError, "x must be of dtype .*float32 or float64, got int64"),
         (lambda: forward(x, W, b.astype(np.float32)), TypeError, "b must be of the same dtype .*, float64, got float32"),
         (lambda: forward(x, W, b[:3]), ValueError, r"b must have shape \(4,\), got \(3,\)"),
         (lambda: backward(g, W, b), ValueError, r"b must have shape \(3,\), got \(4,\)"),
@@ -220,3 +222,104 @@ forward, backward = dcnn_kernels.convolution_2d, dcnn_kernels.transposed_convolu
 def test_errors_name_what_was_given_and_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+#: Poolings of the kinds that networks have, and of others: ksize, stride, pad, cover_all.
+POOLINGS = {
+    "2x2": ((2, 2), (2, 2), ((0, 0), (0, 0)), True),
+    "2x2, windows inside": ((2, 2), (2, 2), ((0, 0), (0, 0)), False),
+    "2x2 padded": ((2, 2), (2, 2), ((1, 0), (0, 1)), True),
+    "3x3 stride 2": ((3, 3), (2, 2), ((0, 0), (0, 0)), True),
+    "3x3 stride 1 padded": ((3, 3), (1, 1), ((1, 1), (1, 1)), True),
+    "oblong, overlapping one way": ((3, 2), (1, 3), ((2, 1), (0, 1)), False),
+    "gaps between windows": ((1, 2), (3, 4), ((0, 0), (1, 1)), False),
+    "all": ((9, 8), (9, 8), ((0, 0), (0, 0)), True),
+    "windows of more than 256 places": ((17, 16), (6, 5), ((8, 8), (8, 8)), True),
+}
+poolings = pytest.mark.parametrize(("ksize", "step", "padding", "cover_all"), POOLINGS.values(), ids=POOLINGS)
+gates = pytest.mark.parametrize(("masked", "rectify"), [(False, False), (True, False), (False, True), (True, True)])
+
+
+def unpooled(seed, shape, ksize, step, padding, cover_all, batch=2, channels=4, dtype=np.float64):
+    """A signal at the windows of a pooling of random pictures, its switches, and the mask of the pictures."""
+    pictures = normal(seed, (batch, channels, *shape), dtype)
+    _, switches = oracle.max_pooling_2d(pictures, ksize, step, padding, cover_all)
+    return normal(seed + 1, switches.shape, dtype), switches.astype(index_dtype(ksize[0] * ksize[1])), oracle.relu_mask(pictures)
+
+
+def in_two_steps(g, switches, W, shape, pooling, b, how, outsize, mask=None, rectify=False):
+    """What unpooled_transposed_convolution_2d is defined as."""
+    x = oracle.unpooling_2d(g, shape, *pooling, switches)
+    gate = None
+    if mask is not None:
+        gate = np.unpackbits(mask, axis=1, count=x[0].size, bitorder="little").astype(bool).reshape(x.shape)
+    return oracle.transposed_convolution_2d(oracle.relu_reverse(x, gate, rectify), W, b, *how, outsize)
+
+
+@dtypes
+@gates
+@poolings
+def test_unpooling_on_the_way_is_the_oracles(ksize, step, padding, cover_all, masked, rectify, dtype):
+    shape, how = (9, 8), ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    g, switches, mask = unpooled(0, shape, ksize, step, padding, cover_all, dtype=dtype)
+    mask = mask if masked else None
+    W, b = normal(2, (4, 3, 3, 3), dtype) / 6, normal(3, (3,), dtype)
+    y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, ksize, step, padding, b, *how, None, mask, rectify)
+    expected = in_two_steps(g, switches, W, shape, (ksize, step, padding), b, how, shape, mask, rectify)
+    assert_close(y, expected)
+    assert y.dtype == dtype
+    assert y.flags.c_contiguous
+
+
+@given(layouts(), st.sampled_from(list(POOLINGS.values())[:7]), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_unpooling_on_the_way_is_the_oracles_whatever_the_layout(layout, pooling, masked, rectify, seed):
+    outsize, W_shape, *how = layout
+    shape = geometry.output_shape(outsize, W_shape[2:], *how[:3])
+    assume(all(shape[n] + sum(pooling[2][n]) >= pooling[0][n] for n in range(2)))
+    g, switches, mask = unpooled(seed, shape, *pooling, channels=W_shape[0])
+    W, mask = normal(seed + 2, W_shape) / 4, mask if masked else None
+    y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, *pooling[:3], None, *how, outsize, mask, rectify)
+    assert_close(y, in_two_steps(g, switches, W, shape, pooling[:3], None, how, outsize, mask, rectify))
+
+
+@poolings
+def test_calls_of_unpooling_on_the_way(ksize, step, padding, cover_all):
+    shape, W, b = (9, 8), normal(2, (4, 3, 3, 3)), normal(3, (3,))
+    g, switches, mask = unpooled(0, shape, ksize, step, padding, cover_all)
+    run = kernels.unpooled_transposed_convolution_2d
+    check_calls(lambda g, s, W, b: run(g, s, W, shape, ksize, step, padding, b, 1, 1), g, switches, W, b, batched=2)
+    check_calls(lambda g, s, m, W: run(g, s, W, shape, ksize, step, padding, mask=m), g, switches, mask, W, batched=3)
+
+
+def unpool(**changes):
+    """A call that is right but for the changes."""
+    given = {"g": np.ones((1, 4, 3, 3)), "switches": np.zeros((1, 4, 3, 3), np.uint8), "W": np.ones((4, 2, 3, 3)), "insize": 6}
+    return kernels.unpooled_transposed_convolution_2d(**(given | {"pool_ksize": 2} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"g": np.ones((4, 3, 3))}, ValueError, r"g must have 4 dimensions, got shape \(4, 3, 3\)"),
+        ({"g": np.ones((1, 3, 3, 3))}, ValueError, r"g must have 4 channels \(one for each filter of W \(4, 2, 3, 3\)\), got"),
+        ({"W": np.ones((4, 2, 3, 3), np.float32)}, TypeError, "W must be of the same dtype .*, float64, got float32"),
+        ({"b": np.ones(4)}, ValueError, r"b must have shape \(2,\), got \(4,\)"),
+        ({"insize": 9}, ValueError, r"g must have 4 or 5 rows of windows for insize \(9, 9\), .* got shape \(1, 4, 3, 3\)"),
+        ({"insize": 0}, ValueError, "insize must be at least 1, got 0"),
+        ({"pool_ksize": 0}, ValueError, "pool_ksize must be at least 1, got 0"),
+        ({"pool_stride": 0}, ValueError, "pool_stride must be at least 1, got 0"),
+        ({"pool_pad": -1}, ValueError, "pad must be at least 0, got -1"),
+        ({"switches": np.zeros((1, 4, 3, 3), int)}, TypeError, r"switches of \(2, 2\) windows must be of dtype uint8, got int64"),
+        (
+            {"switches": np.zeros((1, 4, 3, 2), np.uint8)},
+            ValueError,
+            r"switches must have shape \(1, 4, 3, 3\), got \(1, 4, 3, 2\)",
+        ),
+        ({"mask": np.zeros((1, 17), np.uint8)}, ValueError, r"mask must have shape \(1, 18\), got \(1, 17\)"),
+        ({"outsize": (9, 8)}, ValueError, r"outsize must have 8 rows .* 6 windows .* got 9"),
+    ],
+)
+def test_errors_of_unpooling_on_the_way(changes, error, message):
+    with pytest.raises(error, match=message):
+        unpool(**changes)
+    assert unpool().shape == (1, 2, 8, 8)
