@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+
+from tests.kernels.device import BACKEND
 
 Array = npt.NDArray[Any]
 
-#: Relative tolerances: some hundred roundings of values near 1.
-TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+#: Relative tolerances: some hundred roundings of values near 1; of float16, which is stored only, a few.
+TOLERANCE = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+#: Runs a test with every dtype that the backend takes.
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64] + [np.float16] * (BACKEND == "cuda"))
 
 
 def normal(seed: int, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> Array:
@@ -36,7 +41,7 @@ def check_calls(function: Callable[..., Any], *arrays: Array, batched: int = 1) 
     results = _results(function(*arrays))
     assert results[0].dtype == arrays[0].dtype
     assert not any(np.shares_memory(result, array) for result in results for array in arrays)
-    for layout in (_spaced, np.asfortranarray, _reversed):
+    for layout in (_spaced, np.asfortranarray, _reversed, _shifted):
         for result, expected in zip(_results(function(*map(layout, arrays))), results, strict=True):
             _assert_same(result, expected)
     for array, copy in zip(arrays, copies, strict=True):
@@ -85,3 +90,12 @@ def _reversed(array: Array) -> Array:
     """A view of negative strides."""
     every_axis = (slice(None, None, -1),) * array.ndim
     return array[every_axis].copy()[every_axis]
+
+
+def _shifted(array: Array) -> Array:
+    """A contiguous view whose address is no multiple of 16 bytes."""
+    memory = np.zeros(array.nbytes + 32, np.uint8)
+    start = -memory.ctypes.data % 16 + array.itemsize
+    view = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view

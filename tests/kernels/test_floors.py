@@ -1,16 +1,19 @@
 """One primitive, one name and one signature on every floor."""
 
+import ast
 import importlib
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dcnn_kernels
+from tests.kernels.device import BACKEND, kernels, reference_only
 
 PRIMITIVES = sorted(set(dcnn_kernels.__all__) - {"BackendError"})
-#: A call of each primitive that the reference answers.
+#: A call of each primitive.
 x, W, switches = np.ones((2, 3, 4, 4)), np.ones((3, 3, 1, 1)), np.zeros((2, 3, 2, 2), np.uint8)
 flat, channel = x[..., 0, 0], np.ones(3)
 CALLS = {
@@ -64,6 +67,19 @@ def test_signatures_agree_but_for_the_backend(name):
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
+def test_the_cuda_floor_has_the_signatures_of_the_reference(name):
+    """Read, not imported: it imports CuPy."""
+    reference = floors(name)[1]
+    path = Path(dcnn_kernels.__file__).parent / "cuda" / Path(inspect.getfile(reference)).name
+    functions = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    cuda = next(node for node in functions if node.name == name)
+    assert [argument.arg for argument in cuda.args.args] == list(inspect.signature(reference).parameters)
+    others = (cuda.args.posonlyargs, cuda.args.vararg, cuda.args.kwonlyargs, cuda.args.kwarg, cuda.args.defaults)
+    assert not any(others)
+    assert ast.get_docstring(cuda)
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
 def test_every_argument_and_annotation_is_documented(name):
     public, reference = floors(name)
     signature, documentation = inspect.signature(public), inspect.getdoc(public)
@@ -77,21 +93,29 @@ def test_every_argument_and_annotation_is_documented(name):
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_the_backend_can_be_forced_and_one_that_cannot_run_is_an_error(name):
     function, arguments = getattr(dcnn_kernels, name), CALLS[name]
-    for forced, followed in zip(_tuple(function(*arguments, backend="reference")), _tuple(function(*arguments)), strict=True):
+    same = getattr(kernels, name)
+    for forced, followed in zip(_tuple(same(*arguments, backend=BACKEND)), _tuple(same(*arguments)), strict=True):
         np.testing.assert_array_equal(forced, followed)
-    with pytest.raises(dcnn_kernels.BackendError, match="'cuda' was forced, but the arrays belong to 'reference'"):
-        function(*arguments, backend="cuda")
+    other = "cuda" if BACKEND == "reference" else "reference"
+    with pytest.raises(dcnn_kernels.BackendError, match=f"'{other}' was forced, but the arrays belong to '{BACKEND}'"):
+        same(*arguments, backend=other)
     with pytest.raises(ValueError, match="backend must be one of"):
         function(*arguments, backend="tpu")
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
-def test_half_precision_and_lists_are_refused(name):
+def test_lists_are_refused(name):
+    function, (first, *rest) = getattr(kernels, name), CALLS[name]
+    with pytest.raises(TypeError, match=r"expected a numpy\.ndarray or a cupy\.ndarray, got builtins\.list"):
+        function(first.tolist(), *rest)
+
+
+@reference_only
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_half_precision_is_refused(name):
     function, (first, *rest) = getattr(dcnn_kernels, name), CALLS[name]
     with pytest.raises(TypeError, match="must be of dtype float32 or float64, got float16"):
         function(first.astype(np.float16), *rest)
-    with pytest.raises(TypeError, match=r"expected a numpy\.ndarray or a cupy\.ndarray, got builtins\.list"):
-        function(first.tolist(), *rest)
 
 
 def _tuple(result):
