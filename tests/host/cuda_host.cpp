@@ -1,7 +1,11 @@
-// Runs the blocks of a kernel one after the other on the CPU: see cuda_host.h.
+// Runs the blocks of a kernel one after the other on the CPU, and the threads of a block as fibres: see cuda_host.h.
 //
-// This file is built without sanitizers; the kernels are built with them. It is a library of its own, so that the shared memory
-// of a kernel is all that is in its library's .bss (plus redzones), and can be filled before each block.
+// This file is built without sanitizers, the kernels are built with them. To AddressSanitizer it names the stacks it switches
+// to. To ThreadSanitizer every fibre is a thread, ordered with the others by CUDA's own barriers alone: so a race is seen in
+// whatever order the fibres happen to run, and none is hidden by the locks that barriers of real threads would be made of.
+//
+// It is a library of its own, so that the shared memory of a kernel is all that is in its library's .bss (plus redzones), and
+// can be filled before each block.
 #include "cuda_host.h"
 
 #include <sys/mman.h>
@@ -10,16 +14,10 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
-
-#ifdef DCNN_HOST_THREADS
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#else
+#ifndef __x86_64__
 #include <ucontext.h>
 #endif
 
@@ -29,9 +27,14 @@
 #undef gridDim
 
 extern "C" {
-void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size) __attribute__((weak));
-void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size) __attribute__((weak));
-void __asan_unpoison_memory_region(const volatile void* address, size_t size) __attribute__((weak));
+__attribute__((weak)) void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
+__attribute__((weak)) void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+__attribute__((weak)) void __asan_unpoison_memory_region(const volatile void* address, size_t size);
+__attribute__((weak)) void* __tsan_get_current_fiber();
+__attribute__((weak)) void* __tsan_create_fiber(unsigned flags);
+__attribute__((weak)) void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+__attribute__((weak)) void __tsan_acquire(void* address);
+__attribute__((weak)) void __tsan_release(void* address);
 }
 
 namespace dcnn_host {
@@ -40,10 +43,24 @@ dim3 grid, block;
 uint3 block_index;
 unsigned char* dynamic_shared;
 unsigned capability;
+ThreadIndex* running;
 
 namespace {
 
-struct Fibre;
+constexpr size_t STACK = 256 << 10, PAGE = 4096;
+
+struct Fibre {
+#ifdef __x86_64__
+    void* stack_pointer = nullptr;
+#else
+    ucontext_t context;
+#endif
+    const void* bottom = nullptr;
+    size_t size = 0;
+    void* fake_stack = nullptr;
+    void* tsan = nullptr;
+    struct Thread* thread = nullptr;
+};
 
 // A warp operation under way: it ends when all lanes of the mask have come.
 struct Exchange {
@@ -68,26 +85,18 @@ struct Thread : ThreadIndex {
     int line = 0;
 };
 
-#ifdef DCNN_HOST_THREADS
-struct Wait {
-    std::mutex mutex;
-    std::condition_variable arrived;
-};
-#else
-struct Wait {
-    std::vector<Thread*> threads;
-};
-#endif
+using Waiting = std::vector<Thread*>;
 
 struct Warp {
-    std::vector<std::unique_ptr<Exchange>> exchanges;
-    Wait wait;
+    Exchange exchanges[32] = {};
+    Waiting waiting;
 };
 
 struct Barrier {
-    Wait wait;
+    Waiting waiting;
     int arrived = 0, passed = 0, result = 0;
-    unsigned long long turn = 0;
+    unsigned turn = 0;
+    char order[2];  // what ThreadSanitizer knows the barrier by, every other turn
     const char* file = nullptr;
     int line = 0;
 };
@@ -95,115 +104,38 @@ struct Barrier {
 std::vector<Thread> threads;
 std::vector<Warp> warps;
 Barrier barrier;
+char block_begins, block_ends;
 int live;
 void (*kernel)(const Argument*);
 const Argument* arguments;
 std::mt19937_64 generator;
 bool randomised;
-std::string failure;
+char failure[500];
+
+Fibre main_fibre;
+Fibre *current = &main_fibre, *previous;
+std::vector<Fibre*> idle, used;
+std::vector<Thread*> unstarted, ready;
+size_t next_unstarted, next_ready;
 
 Thread& self() { return *static_cast<Thread*>(running); }
 Warp& warp_of(const Thread& thread) { return warps[thread.rank / 32]; }
 
-// memset is intercepted by the sanitizers, which would object to the redzones between variables.
-void fill(char* begin, char* end) {
-    for (volatile char* byte = begin; byte < end; ++byte) *byte = static_cast<char>(0xff);
+void acquire(void* order) {
+    if (__tsan_acquire) __tsan_acquire(order);
+}
+void release(void* order) {
+    if (__tsan_release) __tsan_release(order);
 }
 
-}  // namespace
-
-// ---------------------------------------------------------------------------------------------------------------------------
-#ifdef DCNN_HOST_THREADS
-
-__thread ThreadIndex* running;
-
-void fail(const char* format, ...) {
-    std::va_list values;
-    va_start(values, format);
-    std::fputs("dcnn_host: ", stderr);
-    std::vfprintf(stderr, format, values);
-    std::fputs("\n", stderr);
-    va_end(values);
-    std::abort();
+// The sanitizers watch memset, memcpy and the like, also when this file calls them. It writes redzones between variables, and
+// its own lists from every fibre; these have their room from the start, and never move.
+void fill(void* begin, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) static_cast<volatile unsigned char*>(begin)[i] = 0xff;
 }
-
-namespace {
-
-// Waits until `done`; whoever makes it true calls wake.
-template <typename Done>
-void wait_until(Wait& wait, std::unique_lock<std::mutex> guard, Done done) {
-    wait.arrived.wait(guard, done);
+void copy(void* target, const void* source, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) static_cast<volatile unsigned char*>(target)[i] = static_cast<const unsigned char*>(source)[i];
 }
-void wake(Wait& wait) { wait.arrived.notify_all(); }
-std::unique_lock<std::mutex> lock(Wait& wait) { return std::unique_lock<std::mutex>(wait.mutex); }
-
-void exit_thread();
-
-void run_blocks(const std::vector<uint3>& blocks, unsigned char* dynamic, char* shared_begin, char* shared_end,
-                unsigned long long bytes) {
-    // A barrier between blocks too: their threads are the same, and shared memory is filled afresh.
-    std::mutex mutex;
-    std::condition_variable changed;
-    size_t next = 0, finished = 0;
-    std::vector<std::thread> workers;
-    for (Thread& thread : threads) {
-        workers.emplace_back([&] {
-            running = &thread;
-            for (size_t number = 1; number <= blocks.size(); ++number) {
-                {
-                    std::unique_lock<std::mutex> guard(mutex);
-                    changed.wait(guard, [&] { return next >= number; });
-                }
-                kernel(arguments);
-                exit_thread();
-                std::unique_lock<std::mutex> guard(mutex);
-                ++finished;
-                changed.notify_all();
-            }
-        });
-    }
-    for (const uint3& index : blocks) {
-        std::unique_lock<std::mutex> guard(mutex);
-        block_index = index;
-        live = static_cast<int>(threads.size());
-        for (Thread& thread : threads) {
-            thread.exited = false;
-            thread.copies.clear();
-        }
-        fill(shared_begin, shared_end);
-        fill(reinterpret_cast<char*>(dynamic), reinterpret_cast<char*>(dynamic) + bytes);
-        ++next;
-        finished = 0;
-        changed.notify_all();
-        changed.wait(guard, [&] { return finished == threads.size(); });
-    }
-    for (std::thread& worker : workers) worker.join();
-}
-
-}  // namespace
-
-#else  // ------------------------------------------------------------------------------------------------------------------
-
-ThreadIndex* running;
-
-namespace {
-
-constexpr size_t STACK = 256 << 10;
-
-struct Fibre {
-    ucontext_t context;
-    void* stack_pointer = nullptr;
-    const void* bottom = nullptr;
-    size_t size = 0;
-    void* fake_stack = nullptr;
-    Thread* thread = nullptr;
-};
-
-Fibre main_fibre;
-Fibre *current = &main_fibre, *previous;
-std::vector<Fibre*> idle;
-std::vector<Thread*> unstarted, ready;
-size_t next_unstarted, next_ready;
 
 #ifdef __x86_64__
 // Saves the registers that a call preserves on this stack, and takes them from the other: swapcontext without its system call.
@@ -241,6 +173,7 @@ void switch_to(Fibre* fibre) {
     previous = current;
     current = fibre;
     if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&previous->fake_stack, fibre->bottom, fibre->size);
+    if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(fibre->tsan, 1);  // 1: the switch itself orders nothing
 #ifdef __x86_64__
     dcnn_switch_stack(&previous->stack_pointer, fibre->stack_pointer);
 #else
@@ -255,10 +188,10 @@ Thread* choose() {
     if (!fresh && !woken) return nullptr;
     size_t place = randomised ? generator() % (fresh + woken) : 0;
     if (place < fresh) {
-        if (randomised) std::swap(unstarted[next_unstarted], unstarted[next_unstarted + place]);
+        std::swap(unstarted[next_unstarted], unstarted[next_unstarted + place]);
         return unstarted[next_unstarted++];
     }
-    if (randomised) std::swap(ready[next_ready], ready[next_ready + place - fresh]);
+    std::swap(ready[next_ready], ready[next_ready + place - fresh]);
     Thread* thread = ready[next_ready++];
     if (next_ready == ready.size()) {
         ready.clear();
@@ -272,84 +205,109 @@ void exit_thread();
 void fibre_main() {
     arrive();
     for (;;) {
-        Thread* thread = current->thread;
-        running = thread;
+        running = current->thread;
+        acquire(&block_begins);
         kernel(arguments);
+        release(&block_ends);
         exit_thread();
         Thread* next = choose();
-        if (next && !next->fibre) {
+        // A thread that hasn't begun goes on with this stack, unless ThreadSanitizer is to tell the two apart.
+        if (next && !next->fibre && !__tsan_create_fiber) {
             next->fibre = current;
             current->thread = next;
             continue;
         }
-        // Nobody left: the block is done, or what is left waits for ever. The main fibre sees which.
-        idle.push_back(current);
-        if (next) running = next;
-        switch_to(next ? next->fibre : &main_fibre);
+        (__tsan_create_fiber ? used : idle).push_back(current);
+        void resume(Thread*);
+        resume(next);
     }
 }
 
 Fibre* new_fibre() {
-    if (!idle.empty()) {
-        Fibre* fibre = idle.back();
-        idle.pop_back();
-        return fibre;
-    }
-    // A page that can't be touched lies below the stack.
-    char* memory = static_cast<char*>(mmap(nullptr, STACK + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    // Below the stack lies a page that can't be touched.
+    char* memory = static_cast<char*>(mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (memory == MAP_FAILED) std::abort();
-    mprotect(memory, 4096, PROT_NONE);
+    mprotect(memory, PAGE, PROT_NONE);
     Fibre* fibre = new Fibre;
-    fibre->bottom = memory + 4096;
+    fibre->bottom = memory + PAGE;
     fibre->size = STACK;
+    if (__tsan_create_fiber) fibre->tsan = __tsan_create_fiber(0);
 #ifdef __x86_64__
-    void** top = reinterpret_cast<void**>(memory + 4096 + STACK) - 2;
+    void** top = reinterpret_cast<void**>(memory + PAGE + STACK) - 2;
     *top = reinterpret_cast<void*>(fibre_main);
     fibre->stack_pointer = top - 6;
 #else
     getcontext(&fibre->context);
-    fibre->context.uc_stack.ss_sp = memory + 4096;
+    fibre->context.uc_stack.ss_sp = memory + PAGE;
     fibre->context.uc_stack.ss_size = STACK;
     makecontext(&fibre->context, fibre_main, 0);
 #endif
     return fibre;
 }
 
-// Leaves the running thread where it is, until another makes it ready, and runs others.
-void run_others() {
-    Thread* thread = static_cast<Thread*>(running);
-    Thread* next = choose();
-    if (!next) {
-        switch_to(&main_fibre);
-    } else if (next->fibre) {
-        running = next;
-        switch_to(next->fibre);
-    } else {
-        next->fibre = new_fibre();
-        next->fibre->thread = next;
-        running = next;
-        switch_to(next->fibre);
+Fibre* take_fibre() {
+    if (idle.empty()) return new_fibre();
+    Fibre* fibre = idle.back();
+    idle.pop_back();
+    return fibre;
+}
+
+// Goes on with a thread. Without one, the block is done, or what is left of it waits for ever: run_block sees which.
+void resume(Thread* thread) {
+    if (thread && !thread->fibre) {
+        thread->fibre = take_fibre();
+        thread->fibre->thread = thread;
     }
     running = thread;
+    switch_to(thread ? thread->fibre : &main_fibre);
 }
 
-struct NoLock {};
-NoLock lock(Wait&) { return {}; }
+// Lets others run until `done`; whoever makes it true calls wake.
 template <typename Done>
-void wait_until(Wait& wait, NoLock, Done done) {
-    Thread* thread = static_cast<Thread*>(running);
+void wait_until(Waiting& waiting, Done done) {
+    Thread* thread = &self();
     while (!done()) {
-        wait.threads.push_back(thread);
-        run_others();
+        waiting.push_back(thread);
+        resume(choose());
+        running = thread;
     }
 }
-void wake(Wait& wait) {
-    ready.insert(ready.end(), wait.threads.begin(), wait.threads.end());
-    wait.threads.clear();
+
+void wake(Waiting& waiting) {
+    for (Thread* thread : waiting) ready.push_back(thread);
+    waiting.clear();
 }
 
-// What is left on the stacks of threads that will never go on is forgotten.
-void abandon() {
+void run_block(const uint3& index) {
+    block_index = index;
+    live = static_cast<int>(threads.size());
+    unstarted.clear();
+    ready.clear();
+    next_unstarted = next_ready = 0;
+    for (Thread& thread : threads) {
+        thread.fibre = nullptr;
+        thread.exited = false;
+        thread.copies.clear();
+        unstarted.push_back(&thread);
+    }
+    resume(choose());
+    idle.insert(idle.end(), used.begin(), used.end());
+    used.clear();
+    if (live && !*failure) {
+        std::string places;
+        const char* file = nullptr;
+        int line = 0;
+        for (const Thread& thread : threads) {
+            if (thread.exited || (thread.file == file && thread.line == line)) continue;
+            file = thread.file;
+            line = thread.line;
+            places += std::string(" ") + file + ":" + std::to_string(line) + " (thread " + std::to_string(thread.rank) + ")";
+        }
+        std::snprintf(failure, sizeof failure, "threads wait for ever at%s", places.c_str());
+    }
+    if (!*failure) return;
+    acquire(&block_ends);
+    // What is left on the stacks of threads that will never go on is forgotten.
     for (Thread& thread : threads) {
         if (thread.fibre && !thread.exited && __asan_unpoison_memory_region) {
             __asan_unpoison_memory_region(thread.fibre->bottom, thread.fibre->size);
@@ -357,102 +315,50 @@ void abandon() {
     }
 }
 
-void run_blocks(const std::vector<uint3>& blocks, unsigned char* dynamic, char* shared_begin, char* shared_end,
-                unsigned long long bytes) {
-    for (const uint3& index : blocks) {
-        block_index = index;
-        live = static_cast<int>(threads.size());
-        unstarted.clear();
-        ready.clear();
-        next_unstarted = next_ready = 0;
-        for (Thread& thread : threads) {
-            thread.fibre = nullptr;
-            thread.exited = false;
-            thread.copies.clear();
-            unstarted.push_back(&thread);
-        }
-        fill(shared_begin, shared_end);
-        fill(reinterpret_cast<char*>(dynamic), reinterpret_cast<char*>(dynamic) + bytes);
-        Thread* first = choose();
-        first->fibre = new_fibre();
-        first->fibre->thread = first;
-        switch_to(first->fibre);
-        if (failure.empty() && live) {
-            failure = "threads of block (" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
-                      std::to_string(index.z) + ") wait for ever:";
-            for (const Thread& thread : threads) {
-                if (!thread.exited) {
-                    failure += " thread " + std::to_string(thread.rank) + " at " + thread.file + ":" + std::to_string(thread.line);
-                    break;
-                }
-            }
-        }
-        if (!failure.empty()) {
-            abandon();
-            return;
-        }
-    }
-}
-
-}  // namespace
-
-void fail(const char* format, ...) {
-    char text[400];
-    std::va_list values;
-    va_start(values, format);
-    std::vsnprintf(text, sizeof text, format, values);
-    va_end(values);
-    failure = text;
-    switch_to(&main_fibre);
-    std::abort();
-}
-
-#endif  // ------------------------------------------------------------------------------------------------------------------
-
-namespace {
-
 bool under_way(const Exchange& exchange) { return exchange.holders && exchange.arrived != exchange.mask; }
 
-void release(Thread& thread) {
+void let_go(Thread& thread) {
     if (thread.held) --thread.held->holders;
     thread.held = nullptr;
 }
 
-void release_barrier() {
+void end_barrier() {
     barrier.result = barrier.passed;
     barrier.arrived = barrier.passed = 0;
     ++barrier.turn;
-    wake(barrier.wait);
+    wake(barrier.waiting);
 }
 
 // A thread that has returned counts as arrived at every barrier, as on devices from sm_70 on.
 void exit_thread() {
     Thread& thread = self();
-    {
-        auto guard = lock(warp_of(thread).wait);
-        thread.exited = true;
-        release(thread);
-        for (auto& open : warp_of(thread).exchanges) {
-            if (under_way(*open) && open->mask >> thread.rank % 32 & 1) {
-                fail("%s:%d: lane %u of mask %#x has returned", open->file, open->line, thread.rank % 32, open->mask);
-            }
+    thread.exited = true;
+    let_go(thread);
+    for (auto& open : warp_of(thread).exchanges) {
+        if (under_way(open) && open.mask >> thread.rank % 32 & 1) {
+            fail("%s:%d: lane %u of mask %#x has returned", open.file, open.line, thread.rank % 32, open.mask);
         }
     }
-    auto guard = lock(barrier.wait);
     --live;
-    if (live && barrier.arrived == live) release_barrier();
+    if (live && barrier.arrived == live) end_barrier();
 }
 
 }  // namespace
 
-bool all_passed(int count) {
-    auto guard = lock(barrier.wait);
-    return count == live;
+void fail(const char* format, ...) {
+    std::va_list values;
+    va_start(values, format);
+    std::vsnprintf(failure, sizeof failure, format, values);
+    va_end(values);
+    release(&block_ends);
+    switch_to(&main_fibre);
+    std::abort();
 }
+
+bool all_passed(int count) { return count == live; }
 
 int wait_block(bool predicate, const char* file, int line) {
     Thread& thread = self();
-    auto guard = lock(barrier.wait);
     if (barrier.arrived == 0) {
         barrier.file = file;
         barrier.line = line;
@@ -463,12 +369,14 @@ int wait_block(bool predicate, const char* file, int line) {
     thread.line = line;
     ++barrier.arrived;
     barrier.passed += predicate;
-    unsigned long long turn = barrier.turn;
+    unsigned turn = barrier.turn;
+    release(&barrier.order[turn % 2]);
     if (barrier.arrived == live) {
-        release_barrier();
+        end_barrier();
     } else {
-        wait_until(barrier.wait, std::move(guard), [&] { return barrier.turn != turn; });
+        wait_until(barrier.waiting, [&] { return barrier.turn != turn; });
     }
+    acquire(&barrier.order[turn % 2]);
     return barrier.result;
 }
 
@@ -476,48 +384,44 @@ const Slot* exchange(unsigned mask, const void* value, size_t bytes, const char*
     Thread& thread = self();
     Warp& warp = warp_of(thread);
     unsigned lane = thread.rank % 32, first = thread.rank - lane;
-    auto guard = lock(warp.wait);
     thread.file = file;
     thread.line = line;
-    release(thread);
+    let_go(thread);
     if (!(mask >> lane & 1)) fail("%s:%d: lane %u isn't in its own mask %#x", file, line, lane, mask);
     for (unsigned other = 0; other < 32; ++other) {
         if (mask >> other & 1 && (first + other >= threads.size() || threads[first + other].exited)) {
             fail("%s:%d: mask %#x names lane %u, which has returned or isn't there", file, line, mask, other);
         }
     }
-    Exchange* open = nullptr;
+    Exchange *open = nullptr, *free = nullptr;  // each lane holds one at most, so one is free
     for (auto& candidate : warp.exchanges) {
-        if (under_way(*candidate) && candidate->mask & mask) {
-            if (candidate->mask != mask || candidate->line != line || candidate->file != file) {
-                fail("%s:%d: lanes of mask %#x wait at %s:%d with mask %#x", file, line, mask, candidate->file, candidate->line,
-                     candidate->mask);
+        if (!candidate.holders) free = &candidate;
+        if (under_way(candidate) && candidate.mask & mask) {
+            if (candidate.mask != mask || candidate.line != line || candidate.file != file) {
+                fail("%s:%d: lanes of mask %#x wait at %s:%d with mask %#x", file, line, mask, candidate.file, candidate.line,
+                     candidate.mask);
             }
-            open = candidate.get();
+            open = &candidate;
         }
     }
     if (!open) {
-        for (auto& candidate : warp.exchanges) {
-            if (!candidate->holders) open = candidate.get();
-        }
-        if (!open) {
-            warp.exchanges.push_back(std::make_unique<Exchange>());
-            open = warp.exchanges.back().get();
-        }
+        open = free;
         open->mask = mask;
         open->arrived = 0;
         open->file = file;
         open->line = line;
     }
-    if (bytes) std::memcpy(open->slots[lane].bytes, value, bytes);
+    copy(open->slots[lane].bytes, value, bytes);
     open->arrived |= 1u << lane;
     ++open->holders;
     thread.held = open;
+    release(open);
     if (open->arrived == mask) {
-        wake(warp.wait);
+        wake(warp.waiting);
     } else {
-        wait_until(warp.wait, std::move(guard), [&] { return open->arrived == mask; });
+        wait_until(warp.waiting, [&] { return open->arrived == mask; });
     }
+    acquire(open);
     return open->slots;
 }
 
@@ -536,9 +440,11 @@ bool async_pop(int pending_groups, AsyncCopy& copy) {
 namespace {
 
 std::string name(const Type& type) {
-    if (type.kind == 'P') return type.element == '?' ? "pointer" : name({type.element, 0, type.size}) + "*";
-    const char* base = type.kind == 'i' ? "int" : type.kind == 'u' ? "uint" : type.kind == 'f' ? "float" : "bool";
-    return type.kind == '?' ? std::to_string(type.size) + " bytes" : type.kind == 'b' ? base : base + std::to_string(8 * type.size);
+    if (type.kind == 'P') return type.element == '?' ? "a pointer" : name({type.element, 0, type.size}) + "*";
+    if (type.kind == '?') return std::to_string(type.size) + " bytes";
+    if (type.kind == 'b') return "bool";
+    const char* base = type.kind == 'i' ? "int" : type.kind == 'u' ? "uint" : "float";
+    return base + std::to_string(8 * type.size);
 }
 
 bool fits(const Argument& given, const Type& wanted) {
@@ -551,21 +457,25 @@ bool fits(const Argument& given, const Type& wanted) {
     return given.type.size == wanted.size && (given.type.kind == wanted.kind || (wanted.kind == '?' && given.type.kind != 'P'));
 }
 
+void check(const Launch& launch, const Type* parameters, unsigned count) {
+    if (launch.count != count) {
+        std::snprintf(failure, sizeof failure, "the kernel has %u parameters, but got %u arguments", count, launch.count);
+    }
+    for (unsigned i = 0; !*failure && i < count; ++i) {
+        if (!fits(launch.arguments[i], parameters[i])) {
+            std::snprintf(failure, sizeof failure, "argument %u is %s, but the kernel's parameter %s", i,
+                          name(launch.arguments[i].type).c_str(), name(parameters[i]).c_str());
+        }
+    }
+}
+
 }  // namespace
 
 int run(const Launch& launch, const Type* parameters, unsigned count, void (*entry)(const Argument*), char* shared_begin,
         char* shared_end, char* message, size_t message_size) {
-    failure.clear();
-    if (launch.count != count) {
-        failure = "the kernel has " + std::to_string(count) + " parameters, and " + std::to_string(launch.count) + " arguments were given";
-    }
-    for (unsigned i = 0; failure.empty() && i < count; ++i) {
-        if (!fits(launch.arguments[i], parameters[i])) {
-            failure = "argument " + std::to_string(i) + " is " + name(launch.arguments[i].type) + ", and the kernel's parameter " +
-                      name(parameters[i]);
-        }
-    }
-    if (failure.empty()) {
+    *failure = 0;
+    check(launch, parameters, count);
+    if (!*failure) {
         kernel = entry;
         arguments = launch.arguments;
         grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
@@ -579,10 +489,16 @@ int run(const Launch& launch, const Type* parameters, unsigned count, void (*ent
             threads[rank].rank = rank;
         }
         warps = std::vector<Warp>((threads.size() + 31) / 32);
-        barrier.arrived = barrier.passed = 0;
-#ifndef DCNN_HOST_THREADS
-        barrier.wait.threads.clear();
-#endif
+        for (Warp& warp : warps) warp.waiting.reserve(2 * 32);
+        barrier = Barrier();
+        barrier.waiting.reserve(threads.size());
+        ready.reserve(4 * threads.size());
+        unstarted.reserve(threads.size());
+        idle.reserve(idle.size() + threads.size());
+        used.reserve(threads.size());
+        // To ThreadSanitizer, a fibre that another creates comes after it.
+        while (__tsan_create_fiber && idle.size() < threads.size()) idle.push_back(new_fibre());
+        if (__tsan_get_current_fiber) main_fibre.tsan = __tsan_get_current_fiber();
         std::vector<uint3> blocks;
         for (unsigned z = 0; z < grid.z; ++z) {
             for (unsigned y = 0; y < grid.y; ++y) {
@@ -590,15 +506,26 @@ int run(const Launch& launch, const Type* parameters, unsigned count, void (*ent
             }
         }
         if (randomised) std::shuffle(blocks.begin(), blocks.end(), generator);
-        // Of the very size: the sanitizer sees a byte too far.
-        void* dynamic = nullptr;
-        if (posix_memalign(&dynamic, 16, launch.shared_bytes)) std::abort();
-        dynamic_shared = static_cast<unsigned char*>(dynamic);
-        run_blocks(blocks, dynamic_shared, shared_begin, shared_end, launch.shared_bytes);
-        std::free(dynamic);
+        std::vector<void*> dynamic;
+        for (const uint3& index : blocks) {
+            // Of the very size, so that a byte too far is seen; and other memory for each block, so that ThreadSanitizer sees
+            // races between blocks. Static shared memory is the same for all, and so orders them.
+            void* memory = nullptr;
+            if (posix_memalign(&memory, 16, launch.shared_bytes)) std::abort();
+            dynamic.push_back(memory);
+            dynamic_shared = static_cast<unsigned char*>(memory);
+            fill(memory, launch.shared_bytes);
+            fill(shared_begin, shared_end - shared_begin);
+            release(&block_begins);
+            run_block(index);
+            if (*failure) break;
+            if (shared_end - shared_begin > 16) acquire(&block_ends);
+        }
+        acquire(&block_ends);
+        for (void* memory : dynamic) std::free(memory);
     }
-    std::snprintf(message, message_size, "%s", failure.c_str());
-    return !failure.empty();
+    std::snprintf(message, message_size, "%s", failure);
+    return *failure != 0;
 }
 
 }  // namespace dcnn_host

@@ -1,5 +1,5 @@
-// Stands in for what CUDA gives to device code, so that g++ compiles the .cu files and a CPU runs them; host_build.py includes
-// it before them. Threads of a block are fibres (cuda_host.cpp), or with DCNN_HOST_THREADS real threads for ThreadSanitizer.
+// Stands in for what CUDA gives to device code, so that g++ compiles the .cu files and a CPU runs them (cuda_host.cpp);
+// host_build.py includes it before them.
 //
 // It is stricter than a device: shared memory starts as 0xff bytes (NaN) in every block, asynchronous copies land at their wait
 // and not before, a barrier that only some threads of a block reach is an error, and so is a warp operation whose mask names a
@@ -48,11 +48,7 @@ struct AsyncCopy {
     int bytes;
 };
 
-#ifdef DCNN_HOST_THREADS
-extern __thread ThreadIndex* running;
-#else
 extern ThreadIndex* running;
-#endif
 extern dim3 grid, block;
 extern uint3 block_index;
 extern unsigned char* dynamic_shared;
@@ -103,7 +99,7 @@ constexpr int warpSize = 32;
 #define __syncthreads_count(predicate) (dcnn_host::wait_block((predicate) != 0, __FILE__, __LINE__))
 #define __syncthreads_or(predicate) (__syncthreads_count(predicate) > 0)
 #define __syncthreads_and(predicate) (dcnn_host::all_passed(__syncthreads_count(predicate)))
-#define __syncwarp(...) (dcnn_host::synchronize_warp(__FILE__, __LINE__, ##__VA_ARGS__))
+#define __syncwarp(...) (dcnn_host::synchronize_warp(__FILE__, __LINE__ __VA_OPT__(, ) __VA_ARGS__))
 #define __shfl_sync(mask, value, ...) (dcnn_host::shuffle<'='>(__FILE__, __LINE__, mask, value, __VA_ARGS__))
 #define __shfl_up_sync(mask, value, ...) (dcnn_host::shuffle<'-'>(__FILE__, __LINE__, mask, value, __VA_ARGS__))
 #define __shfl_down_sync(mask, value, ...) (dcnn_host::shuffle<'+'>(__FILE__, __LINE__, mask, value, __VA_ARGS__))

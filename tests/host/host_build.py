@@ -1,8 +1,7 @@
 """Builds .cu sources with g++ for the CPU, kernel by kernel, into shared libraries kept by the digest of what made them.
 
-``DCNN_HOST_SANITIZER`` chooses the build: ``address`` (AddressSanitizer and UndefinedBehaviorSanitizer, threads of a block as
-fibres), ``thread`` (ThreadSanitizer, real threads), or ``none``. A sanitizer must be loaded before Python is: see
-:func:`environment`.
+``DCNN_HOST_SANITIZER`` chooses the build: ``address`` (AddressSanitizer and UndefinedBehaviorSanitizer), ``thread``
+(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-w", "-ffp-contract=of
 SANITIZERS = {
     "none": (),
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "thread": ("-fsanitize=thread", "-DDCNN_HOST_THREADS"),
+    "thread": ("-fsanitize=thread",),
 }
 
 
@@ -89,8 +88,7 @@ def _compile(source: str, inputs: Sequence[Path], flags: Sequence[str]) -> Path:
 def _runtime() -> ctypes.CDLL:
     """The library that runs blocks and threads, its names visible to the kernels' libraries."""
     sources = (HERE / "cuda_host.cpp", HERE / "cuda_host.h")
-    threads = ("-DDCNN_HOST_THREADS",) if _sanitizer() == "thread" else ()
-    flags = (*FLAGS, "-O2", *threads, f"-I{HERE}", "-fno-tree-loop-distribute-patterns", "-fvisibility-inlines-hidden")
+    flags = (*FLAGS, "-O2", f"-I{HERE}", "-fno-tree-loop-distribute-patterns", "-fvisibility-inlines-hidden")
     library = _compile(f'#include "{sources[0]}"\n', sources, flags)
     return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
@@ -122,5 +120,6 @@ def build(code: str, expression: str, include: tuple[str, ...] = ()) -> ctypes.C
     _runtime()
     headers = [path for folder in include for path in sorted(Path(folder).glob("*.cuh"))]
     flags = (*FLAGS, *SANITIZERS[_sanitizer()], "-include", str(HERE / "cuda_host.h"), *(f"-I{folder}" for folder in include))
-    source = f'#line 1 "{expression}"\n{code}{_TRAILER.replace("EXPRESSION", expression)}'
+    # Without the namespace, shared memory of templates would be open to other libraries, and get no redzones.
+    source = f'namespace {{\n#line 1 "{expression}"\n{code}\n}}\n{_TRAILER.replace("EXPRESSION", expression)}'
     return ctypes.CDLL(str(_compile(source, [HERE / "cuda_host.h", *headers], flags)))
