@@ -21,9 +21,12 @@ import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair, PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
+from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.files import whole_file
+from dcnn_visualizer.graph import Graph
 from dcnn_visualizer.reversal import check_picture
 from dcnn_visualizer.traceable_chain import compute
+from dcnn_visualizer.traceable_nodes import TraceableNode
 
 #: What an occluded region is filled with: ``"mean"``, ``"channel"``, a number, or an array that fits (C, H, W).
 Fill = str | float | Array
@@ -211,6 +214,7 @@ class SaliencyVisualizer:
         windows: str = "centered",
         batch_size: int = 16,
         progress: bool = False,
+        memory_budget: int | None = None,
     ) -> SaliencyMap | list[SaliencyMap]:
         """Slides an occluder over a picture and watches a layer.
 
@@ -223,8 +227,9 @@ class SaliencyVisualizer:
             measure: ``"norm"``, the L2 norm of each feature map (for a vector, of each unit); ``"value"``, each unit of a vector,
                 so that all classes come out of one sweep. By default ``"norm"`` for maps and ``"value"`` for vectors.
             windows: ``"centered"``: on every stride-th pixel, clipped at the border; ``"inside"``: whole windows only.
-            batch_size: Occluded pictures that go through the network at once.
+            batch_size: Occluded pictures that go through the network at once, at most; halved if memory runs out.
             progress: Whether to show a progress bar (tqdm) on what takes longer than a second.
+            memory_budget: Bytes that the activations of a batch may take; bounds ``batch_size``.
 
         Returns:
             A SaliencyMap, occluded minus original; for a batch a list of them.
@@ -242,30 +247,25 @@ class SaliencyVisualizer:
             raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
         fills = [fill_picture(picture, fill) for picture in x]
 
-        def activation(pictures: Array) -> Array:
-            return graph.evaluate(pictures, [target], compute)[0]
-
         maps = []
-        device = chainer.backend.get_device_from_array(x)
         with (
-            chainer.using_device(device),
+            chainer.using_device(chainer.backend.get_device_from_array(x)),
             chainer.no_backprop_mode(),
             chainer.using_config("train", False),
             _progress_bar(progress, len(x) * places.shape[0] * places.shape[1]) as advance,
         ):
             for picture, filled in zip(x, fills, strict=True):
-                original = activation(picture[None])
+                original, needed = _activation_and_bytes(graph, target, picture[None])
                 chosen = check_measure(measure, original.ndim)
-                base = measured(original, chosen)
-                flat = device.xp.empty((places.shape[0] * places.shape[1], base.shape[1]), base.dtype)
-                for start in range(0, len(flat), batch_size):
-                    batch = places.reshape(-1, 4)[start : start + batch_size]
-                    flat[start : start + batch_size] = (
-                        measured(activation(kernels.occlude(picture, batch, filled)), chosen) - base
-                    )
-                    advance(len(batch))
+                size = fitting(memory_budget, needed, batch_size)
+
+                def watch(pictures: Array, chosen: str = chosen) -> Array:
+                    return measured(graph.evaluate(pictures, [target], compute)[0], chosen)
+
+                changed = _occlude_everywhere(watch, picture, places.reshape(-1, 4), filled, size, advance)
+                data = (changed - measured(original, chosen)).reshape(*places.shape[:2], original.shape[1])
                 sweep = Sweep(layer, x.shape[2:], pair("ksize", ksize), pair("stride", stride), windows, chosen)
-                maps.append(SaliencyMap(flat.reshape(*places.shape[:2], -1), sweep))
+                maps.append(SaliencyMap(data, sweep))
         return maps[0] if single else maps
 
 
@@ -323,6 +323,33 @@ def measured(activation: Array, measure: str) -> Array:
         return activation
     xp = chainer.backend.get_array_module(activation)
     return xp.sqrt(xp.square(activation).sum(axis=tuple(range(2, activation.ndim))))
+
+
+def _activation_and_bytes(graph: Graph, target: int, picture: Array) -> tuple[Array, int]:
+    """A layer's activation, and the most bytes that a step on the way had as inputs and output."""
+    most = 0
+
+    def apply(node: TraceableNode, *inputs: Array) -> Array:
+        nonlocal most
+        output = compute(node, *inputs)
+        most = max(most, output.nbytes + sum(array.nbytes for array in inputs))
+        return output
+
+    return graph.evaluate(picture, [target], apply)[0], most
+
+
+def _occlude_everywhere(
+    watch: Callable[[Array], Array], picture: Array, windows: Array, filled: Array, size: int, advance: Callable[[int], Any]
+) -> Array:
+    """What ``watch`` sees of the picture with each window hidden, (windows, channels), ``size`` windows at a time."""
+    parts: list[Array] = []
+
+    def hide(start: int, stop: int) -> None:
+        parts.append(watch(kernels.occlude(picture, windows[start:stop], filled)))
+        advance(stop - start)
+
+    in_batches(len(windows), size, hide)
+    return chainer.backend.get_array_module(picture).concatenate(parts)
 
 
 @contextmanager

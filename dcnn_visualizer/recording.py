@@ -54,6 +54,11 @@ class Recording:
                 return False
         return True
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the activations and records that it holds."""
+        return sum(_nbytes(value) for value in (*self._activations.values(), *self.records.values()))
+
     def extend(self, target: int) -> Array:
         """Records what a step needs, as far as it isn't recorded yet.
 
@@ -106,6 +111,12 @@ def recording_of(model: Any, picture: Array) -> Recording:
         if recording is None or not recording.serves(graph, identity):
             recording = _latest[model] = Recording(graph, picture, identity)
         return recording
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, (tuple, list)):
+        return sum(map(_nbytes, value))
+    return getattr(value, "nbytes", 0)
 
 
 def _same_layer(node: TraceableNode, recorded: TraceableNode) -> bool:

@@ -15,6 +15,7 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
 from dcnn_kernels.arrays import Array, check_float
+from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.recording import Recording, recording_of
 
@@ -133,7 +134,9 @@ class Reversal:
         self.model = model
         self.rule = Rule(relu_mask, rectify, unpooling, lrn)
 
-    def analyze(self, img: Any, layer: str, index: Index = None, seed: str = "activation") -> Array:
+    def analyze(
+        self, img: Any, layer: str, index: Index = None, seed: str = "activation", memory_budget: int | None = None
+    ) -> Array:
         """Projects a layer, a channel or a neuron back to the picture.
 
         The forward pass is recorded once, and reused as long as picture and weights stay the same.
@@ -143,6 +146,8 @@ class Reversal:
             layer: The layer's path.
             index: A channel, a tuple (c, y, x) for one neuron, a list of either, or None for the whole layer.
             seed: The signal that starts at the places chosen: their ``"activation"``, or ``"one"``.
+            memory_budget: Bytes that activations and records may take; a batch that needs more goes through in parts. Without
+                one, the batch goes through whole, and in halves if memory runs out.
 
         Returns:
             An array of the shape, dtype and kind of ``img``; for a list one more axis leads.
@@ -157,19 +162,31 @@ class Reversal:
         if seed not in SEEDS:
             raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
         target = self.model.graph().index(layer)
-        recording = recording_of(self.model, x)
-        with chainer.using_device(chainer.backend.get_device_from_array(x)):
+        several = isinstance(index, Sequence) and not isinstance(index, (tuple, str))
+        chosen: Any = index if several else [index]
+        xp = chainer.backend.get_array_module(x)
+        result = xp.empty((len(chosen), *x.shape), x.dtype)
+
+        def project(start: int, stop: int) -> None:
+            recording = recording_of(self.model, x[start:stop])
             activation = recording.extend(target)
-            several = isinstance(index, Sequence) and not isinstance(index, (tuple, str))
-            chosen: Any = index if several else [index]
-            places = [check_index(i, activation.shape[1:]) for i in chosen]
-            xp = chainer.backend.get_array_module(x)
-            result = xp.empty((len(places), *x.shape), x.dtype)
-            for row, place in zip(result, places, strict=True):
+            for row, one in zip(result[:, start:stop], chosen, strict=True):
+                at = (slice(None), *check_index(one, activation.shape[1:]))
                 signal = xp.zeros_like(activation)
-                at = (slice(None), *place)
                 signal[at] = activation[at] if seed == "activation" else 1
                 row[...] = walk_back(recording, target, signal, self.rule)
+
+        with chainer.using_device(chainer.backend.get_device_from_array(x)):
+            if memory_budget is None or len(x) < 2:
+                size = len(x)
+            else:
+                recording = recording_of(self.model, x[:1])
+                recording.extend(target)
+                size = fitting(memory_budget, recording.nbytes, len(x))
+            if len(x):
+                in_batches(len(x), size, project)
+            else:
+                project(0, 0)
         if single:
             result = result[:, 0]
         return result if several else result[0]

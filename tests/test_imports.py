@@ -14,7 +14,7 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 
 #: From the ground up: a module imports only from rows above its own, and within its row nothing.
 FLOORS = (
-    ("chainer_compat", "rendering", "files"),
+    ("chainer_compat", "rendering", "files", "batching"),
     ("fingerprint", "acceleration"),
     ("traceable_nodes",),
     ("graph",),
