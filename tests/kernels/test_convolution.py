@@ -1,3 +1,4 @@
+import threading
 import tracemalloc
 
 import chainer.functions as F
@@ -6,10 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import dcnn_kernels as reference
 from dcnn_kernels import geometry
 from dcnn_kernels.arrays import index_dtype
 from tests import oracle
-from tests.kernels.device import kernels, reference_only
+from tests.kernels.device import cuda_only, kernels, reference_only
 from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -323,3 +325,151 @@ def test_errors_of_unpooling_on_the_way(changes, error, message):
     with pytest.raises(error, match=message):
         unpool(**changes)
     assert unpool().shape == (1, 2, 8, 8)
+
+
+def rounded(x, bits):
+    """Float32 numbers rounded to so many bits of mantissa, ties away from zero."""
+    half = np.uint32(1 << 22 - bits)
+    return ((x.view(np.uint32) + half) & ~np.uint32(2 * half - 1)).view(np.float32)
+
+
+#: Ways to multiply: dtype, precision, what the factors are rounded to, and the tolerance of the sums.
+WAYS = {
+    "exact float32": (np.float32, "exact", lambda x: x, 1e-5),
+    "float64": (np.float64, "exact", lambda x: x, 1e-12),
+    "TF32": (np.float32, "tf32", lambda x: rounded(x, 10), 1e-5),
+    "float16": (np.float16, "exact", lambda x: x, 1e-3),
+}
+ways = pytest.mark.parametrize(("dtype", "precision", "factor", "tolerance"), WAYS.values(), ids=WAYS)
+#: Matrix products: (H, W), W's shape, stride, pad, dilate, groups; widths about those of tiles, and primes. And what they take.
+PRODUCTS = {
+    "a tile and a bit": (((11, 12), (129, 37, 1, 2), (1, 1), ((0, 0), (0, 1)), (1, 1), 1), "implicit_gemm"),
+    "pixels as they lie": (((2, 18), (33, 31, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1), "Contiguous"),
+    "a few channels": (((9, 7), (31, 5, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), "Gathered"),
+    "phases": (((9, 10), (38, 5, 5, 5), (2, 3), ((2, 1), (0, 2)), (1, 2), 2), "Gathered"),
+    "long sums": (((3, 3), (17, 257, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), "sum_splits"),
+}
+products = pytest.mark.parametrize(("layout", "kernel"), PRODUCTS.values(), ids=PRODUCTS)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The kernels that convolution launches, as they are launched."""
+    from dcnn_kernels.cuda import convolution
+
+    names, launch = [], convolution.launch
+    monkeypatch.setattr(convolution, "launch", lambda file, name, *rest: (names.append(name), launch(file, name, *rest)))
+    return names
+
+
+@cuda_only
+@products
+@ways
+def test_every_way_to_multiply(dtype, precision, factor, tolerance, layout, kernel, launched):
+    from dcnn_kernels.cuda import settings
+
+    x, W, g, b, c = arrays(0, *layout, dtype=dtype)
+    with settings.precision(precision):
+        y = kernels.convolution_2d(x, W, b, *layout[2:])
+        assert any(kernel in name for name in launched)
+        back = kernels.transposed_convolution_2d(g, W, c, *layout[2:], layout[0])
+    x, W, g = (factor(array).astype(np.float64) for array in (x, W, g))
+    b, c = (array.astype(np.float64) for array in (b, c))
+    expected = reference.convolution_2d(x, W, b, *layout[2:])
+    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    expected = reference.transposed_convolution_2d(g, W, c, *layout[2:], layout[0])
+    np.testing.assert_allclose(back, expected, rtol=tolerance, atol=tolerance)
+    assert y.dtype == back.dtype == dtype
+
+
+@cuda_only
+@pytest.mark.parametrize(
+    ("way", "tile"), [(way, tile) for way in WAYS for tile in range(4) if not (way == "float64" and tile < 2)]
+)
+def test_every_tile(way, tile, monkeypatch, launched):
+    from dcnn_kernels.cuda import convolution, settings
+
+    dtype, precision, factor, tolerance = WAYS[way]
+    tile = convolution.TILES[tile]
+    monkeypatch.setattr(convolution, "TILES", (tile,))
+    shape, how = (7, 9), ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    for filters, channels, batch, pooling in ((35, 18, 1, POOLINGS["2x2"]), (19, 140, 3, POOLINGS["3x3 stride 2"])):
+        g, switches, mask = unpooled(0, shape, *pooling, batch, filters, dtype)
+        W, b = (normal(2, (filters, channels, 3, 3)) / np.sqrt(filters * 9)).astype(dtype), normal(3, (channels,), dtype)
+        with settings.precision(precision):
+            y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, *pooling[:3], b, *how, None, mask, True)
+        x = reference.unpooling_2d(g.astype(np.float64), shape, *pooling[:3], switches, mask=mask, rectify=True)
+        x = factor(x.astype(dtype)).astype(np.float64)
+        expected = reference.transposed_convolution_2d(x, factor(W).astype(np.float64), b.astype(np.float64), *how)
+        np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    assert any(f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, " in name for name in launched)
+
+
+#: Convolutions whose product is narrow: (H, W), W's shape, stride; and the kernel that is theirs.
+NARROW = [
+    ((9, 11), (1, 20, 3, 3), (1, 1), "few_outputs"),
+    ((9, 11), (3, 7, 3, 3), (2, 1), "few_outputs"),
+    ((9, 11), (4, 7, 1, 1), (1, 1), "few_outputs"),
+    ((9, 11), (33, 1, 3, 3), (1, 1), "few_terms"),
+    ((9, 12), (33, 3, 3, 3), (1, 1), "few_terms"),
+    ((9, 12), (33, 3, 1, 1), (1, 1), "few_terms"),
+    ((3, 3), (5, 700, 3, 3), (1, 1), "implicit_gemm"),
+    ((3, 3), (2, 700, 3, 3), (1, 1), "implicit_gemm"),
+]
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "W_shape", "stride", "kernel"), NARROW)
+def test_narrow_products_have_their_own_kernels(shape, W_shape, stride, kernel, dtype, launched):
+    layout = (shape, W_shape, stride, tuple((size // 2, size // 2) for size in W_shape[2:]), (1, 1), 1)
+    x, W, _, b, _ = arrays(0, *layout, dtype=dtype)
+    y = kernels.convolution_2d(x, W, b, *layout[2:])
+    assert any(name.startswith(kernel) for name in launched)
+    expected = reference.convolution_2d(*(array.astype(np.float64) for array in (x, W, b)), *layout[2:])
+    tolerance = 1e-3 if dtype == np.float16 else 1e-5
+    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+
+
+@cuda_only
+def test_one_channel_of_a_signal_is_one_channel_of_work(launched):
+    W, g = normal(0, (64, 70, 3, 3), np.float32), normal(1, (1, 64, 8, 9), np.float32)
+    alone = np.zeros_like(g)
+    alone[:, 5] = g[:, 5]
+    whole = kernels.transposed_convolution_2d(alone, W, None, 1, 1)
+    launched.clear()
+    assert_close(kernels.transposed_convolution_2d(g[:, 5:6], W[5:6], None, 1, 1), whole)
+    assert [name.partition("<")[0] for name in launched] == ["few_terms"]
+
+
+@cuda_only
+def test_division_by_multiplication():
+    from dcnn_kernels.cuda.convolution import _divisor
+
+    numbers = np.unique(
+        np.concatenate([np.arange(300), 2**31 - 1 - np.arange(300), np.random.default_rng(0).integers(0, 2**31, 300)])
+    )
+    for divisor in {*range(1, 70), 121, 1000, 4097, 2**16 - 1, 2**20 + 1, 2**30, 2**30 + 1, 2**31 - 1}:
+        multiplier, shift = _divisor(divisor)
+        assert 0 < multiplier < 2**32
+        near = np.concatenate([numbers, numbers // divisor * divisor])
+        assert [int(number) * multiplier >> shift for number in near] == (near // divisor).tolist()
+
+
+@cuda_only
+def test_settings_hold_for_the_block_and_the_thread_that_makes_them():
+    from dcnn_kernels.cuda import settings
+
+    elsewhere = []
+    with settings.precision("tf32"), settings.engine("own"):
+        thread = threading.Thread(target=lambda: elsewhere.append((settings.current_precision(), settings.current_engine())))
+        thread.start()
+        thread.join()
+        with settings.precision("exact"):
+            assert settings.current_precision() == "exact"
+        assert (settings.current_precision(), settings.current_engine()) == ("tf32", "own")
+    assert [(settings.current_precision(), settings.current_engine())] == elsewhere == [("exact", "auto")]
+    with pytest.raises(ValueError, match=r"precision must be one of \('exact', 'tf32'\), got 'bf16'"), settings.precision("bf16"):
+        pass
+    with pytest.raises(ValueError, match=r"engine must be one of .*, got 'cutlass'"), settings.engine("cutlass"):
+        pass

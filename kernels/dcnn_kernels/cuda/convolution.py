@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
-from dcnn_kernels.arrays import Array
+from dcnn_kernels.arrays import Array, BackendError
+from dcnn_kernels.cuda import cudnn
 from dcnn_kernels.cuda.launch import ctype, index_type, launch
-from dcnn_kernels.cuda.settings import current_precision
+from dcnn_kernels.cuda.pooling import unpooling_2d
+from dcnn_kernels.cuda.settings import current_engine, current_precision
 from dcnn_kernels.geometry import Pads, Pair, output_shape
 
 FILE = "convolution.cu"
@@ -79,6 +83,32 @@ class Tile(NamedTuple):
 TILES = (Tile(2, 4, 2, 1.0), Tile(1, 4, 2, 1.1), Tile(2, 2, 1, 1.3), Tile(1, 4, 1, 1.4))
 
 
+class _Pooling(NamedTuple):
+    """The pooling that made the switches of a signal that is unpooled while it is read."""
+
+    windows: Pair
+    ksize: Pair
+    stride: Pair
+    pad: Pads
+    rectify: bool
+
+    @property
+    def overlap(self) -> bool:
+        return self.ksize[0] > self.stride[0] or self.ksize[1] > self.stride[1]
+
+    def struct(self) -> np.void:
+        fields: dict[str, Any] = {"rectify": self.rectify}
+        for axis, name in enumerate(("rows", "columns")):
+            fields |= {
+                name: self.windows[axis],
+                f"ksize_{name}": self.ksize[axis],
+                f"stride_{name}": self.stride[axis],
+                f"pad_{name}": self.pad[axis][0],
+                f"by_{name}": _divisor(self.stride[axis]),
+            }
+        return _struct(_POOLING, **fields)
+
+
 class _Source(NamedTuple):
     """The signal that is summed over: as it lies in memory, or pooled, with what it takes to unpool it."""
 
@@ -86,15 +116,14 @@ class _Source(NamedTuple):
     size: Pair
     switches: Array | None = None
     mask: Array | None = None
-    pooling: np.void | None = None
-    overlap: bool = False
+    pooling: _Pooling | None = None
 
     def type(self, index: str) -> str:
         """The class of ``src/signal.cuh``."""
         element = ctype(self.values.dtype)
-        if self.switches is None:
+        if self.pooling is None or self.switches is None:
             return f"Signal<{element}, {index}>"
-        flags = ", ".join("true" if flag else "false" for flag in (self.overlap, self.mask is not None))
+        flags = ", ".join("true" if flag else "false" for flag in (self.pooling.overlap, self.mask is not None))
         return f"Unpooled<{element}, {ctype(self.switches.dtype)}, {flags}, {index}>"
 
     @property
@@ -112,29 +141,11 @@ class _Math(NamedTuple):
 
 def convolution_2d(x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int) -> Array:
     """See :func:`dcnn_kernels.convolution_2d`."""
-    filters, channels, kh, kw = W.shape
-    h, w = output_shape(x.shape, (kh, kw), stride, pad, dilate)
-    y = cupy.empty((len(x), filters, h, w), x.dtype)
-    axes = tuple(
-        _struct(
-            _AXIS,
-            source=source,
-            size=size,
-            outputs=size,
-            step=1,
-            stride=step,
-            dilate=spread,
-            offset=-before,
-            taps=ksize,
-            tap_step=1,
-            ksize=ksize,
-        )
-        for source, size, ksize, step, (before, _), spread in zip(x.shape[2:], (h, w), (kh, kw), stride, pad, dilate, strict=True)
-    )
-    strides = (filters // groups * channels * kh * kw, channels * kh * kw, kh * kw)
-    _sum_products(
-        _Source(cupy.ascontiguousarray(x), x.shape[2:]), W, b, y, [axes], strides, (groups, filters // groups, channels)
-    )
+    y = cupy.empty((len(x), len(W), *output_shape(x.shape, W.shape[2:], stride, pad, dilate)), x.dtype)
+    source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
+    layouts = _layouts(True, source.size, y.shape[2:], W.shape, stride, pad, dilate, groups, None)
+    by_cudnn = partial(cudnn.convolution_2d, stride=stride, pad=pad, dilate=dilate)
+    _sum_products(source, W, b, y, layouts, by_cudnn)
     return y
 
 
@@ -142,7 +153,12 @@ def transposed_convolution_2d(
     x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
 ) -> Array:
     """See :func:`dcnn_kernels.transposed_convolution_2d`."""
-    return _transposed(_Source(cupy.ascontiguousarray(x), x.shape[2:]), W, b, stride, pad, dilate, groups, outsize)
+    y = cupy.empty((len(x), groups * W.shape[1], *outsize), x.dtype)
+    source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
+    layouts = _layouts(False, source.size, outsize, W.shape, stride, pad, dilate, groups, None)
+    by_cudnn = partial(cudnn.transposed_convolution_2d, stride=stride, pad=pad, dilate=dilate)
+    _sum_products(source, W, b, y, layouts, by_cudnn)
+    return y
 
 
 def unpooled_transposed_convolution_2d(
@@ -163,39 +179,14 @@ def unpooled_transposed_convolution_2d(
     rectify: bool,
 ) -> Array:
     """See :func:`dcnn_kernels.unpooled_transposed_convolution_2d`."""
-    fields: dict[str, Any] = {"rectify": rectify}
-    for axis, name in enumerate(("rows", "columns")):
-        fields |= {
-            name: g.shape[2 + axis],
-            f"ksize_{name}": pool_ksize[axis],
-            f"stride_{name}": pool_stride[axis],
-            f"pad_{name}": pool_pad[axis][0],
-            f"by_{name}": _divisor(pool_stride[axis]),
-        }
-    source = _Source(
-        cupy.ascontiguousarray(g),
-        insize,
-        cupy.ascontiguousarray(switches),
-        None if mask is None else cupy.ascontiguousarray(mask),
-        _struct(_POOLING, **fields),
-        overlap=any(ksize > step for ksize, step in zip(pool_ksize, pool_stride, strict=True)),
-    )
-    return _transposed(source, W, b, stride, pad, dilate, groups, outsize)
-
-
-def _transposed(
-    source: _Source, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
-) -> Array:
-    filters, channels, kh, kw = W.shape
-    y = cupy.empty((len(source.values), groups * channels, *outsize), W.dtype)
-    rows, columns = (
-        _phases(size, extent, ksize, step, before, spread)
-        for size, extent, ksize, step, (before, _), spread in zip(
-            source.size, outsize, (kh, kw), stride, pad, dilate, strict=True
-        )
-    )
-    strides = (filters // groups * channels * kh * kw, kh * kw, channels * kh * kw)
-    _sum_products(source, W, b, y, list(product(rows, columns)), strides, (groups, channels, filters // groups))
+    if current_engine() == "cudnn":
+        x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
+        return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+    y = cupy.empty((len(g), groups * W.shape[1], *outsize), g.dtype)
+    pooling = _Pooling(g.shape[2:], pool_ksize, pool_stride, pool_pad, rectify)
+    g, switches = cupy.ascontiguousarray(g), cupy.ascontiguousarray(switches)
+    source = _Source(g, insize, switches, None if mask is None else cupy.ascontiguousarray(mask), pooling)
+    _sum_products(source, W, b, y, _layouts(False, insize, outsize, W.shape, stride, pad, dilate, groups, pooling))
     return y
 
 
@@ -207,11 +198,65 @@ def _struct(dtype: np.dtype[np.void], **fields: Any) -> np.void:
     return struct[0]
 
 
-def _phases(source: int, size: int, ksize: int, stride: int, before: int, dilate: int) -> list[np.void]:
-    """A transposed convolution along one axis: every stride-th output sees the same taps, at stride 1.
+@lru_cache(maxsize=1024)
+def _layouts(
+    forward: bool,
+    size: Pair,
+    outsize: Pair,
+    W: tuple[int, int, int, int],
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    pooling: _Pooling | None,
+) -> tuple[np.void, ...]:
+    """The launches' structs Layout, one a phase; together they cover the result.
 
-    Output p takes tap i from source element (p + before - i * dilate) / stride, where that is a whole number.
+    Args:
+        forward: Whether it is a convolution, not a transposed one.
+        size: (rows, columns) of the source.
+        outsize: (rows, columns) of the result.
+        W: The filters' shape.
+        stride: Of the convolution, as all that follows.
+        pad: Padding.
+        dilate: Step between taps.
+        groups: Groups.
+        pooling: Where the source is pooled.
     """
+    filters, channels, kh, kw = W
+    axes = (_axes(forward, *along) for along in zip(size, outsize, (kh, kw), stride, (pad[0][0], pad[1][0]), dilate, strict=True))
+    one, other = channels * kh * kw, kh * kw
+    layouts = []
+    for rows, columns in product(*axes):
+        taps = int(rows["taps"]) * int(columns["taps"])
+        layouts.append(
+            _struct(
+                _LAYOUT,
+                group_stride=filters // groups * one,
+                output_stride=one if forward else other,
+                channel_stride=other if forward else one,
+                groups=groups,
+                outputs=filters // groups if forward else channels,
+                channels=channels if forward else filters // groups,
+                rows=rows,
+                columns=columns,
+                by_taps=_divisor(max(1, taps)),
+                by_tap_columns=_divisor(max(1, int(columns["taps"]))),
+                **({} if pooling is None else {"pooling": pooling.struct()}),
+            )
+        )
+    return tuple(layouts)
+
+
+def _axes(forward: bool, source: int, size: int, ksize: int, stride: int, before: int, dilate: int) -> list[np.void]:
+    """One axis; of a transposed convolution, one for each phase: every stride-th output sees the same taps, at stride 1.
+
+    Output p of a transposed convolution takes tap i from source element (p + before - i * dilate) / stride, where that is a
+    whole number.
+    """
+    if forward:
+        taps = {"dilate": dilate, "offset": -before, "taps": ksize, "tap_step": 1}
+        return [_struct(_AXIS, source=source, size=size, outputs=size, step=1, stride=stride, ksize=ksize, **taps)]
     common = math.gcd(stride, dilate)
     axes = []
     for phase in range(min(stride, size)):
@@ -247,49 +292,33 @@ def _sum_products(
     W: Array,
     b: Array | None,
     y: Array,
-    phases: list[tuple[np.void, ...]],
-    strides: tuple[int, int, int],
-    counts: tuple[int, int, int],
+    layouts: tuple[np.void, ...],
+    by_cudnn: Callable[[Array, Array, Array], None] | None = None,
 ) -> None:
-    """Writes y, one launch a phase.
-
-    Args:
-        source: What is summed over.
-        W: Filters.
-        b: Bias or None.
-        y: Takes the result.
-        phases: Axes of rows and columns; together they cover y.
-        strides: In W, from one group, one output and one channel to the next.
-        counts: Groups, and a group's outputs and channels.
-    """
+    """Writes y, one launch a layout, or has cuDNN write it: unasked only what would be a matrix product here."""
     if not y.size:
         return
     W, b = cupy.ascontiguousarray(W), None if b is None else cupy.ascontiguousarray(b)
-    layouts = [_layout(source, rows, columns, strides, counts) for rows, columns in phases]
-    _, outputs, channels = counts
-    terms = channels * max(map(_taps, layouts))
-    if outputs <= FEW_OUTPUTS and (terms <= FEW_OUTPUTS_TERMS or y.size >= FEW_OUTPUTS_SIZE):
+    outputs, terms = int(layouts[0]["outputs"]), int(layouts[0]["channels"]) * max(map(_taps, layouts))
+    few_outputs = outputs <= FEW_OUTPUTS and (terms <= FEW_OUTPUTS_TERMS or y.size >= FEW_OUTPUTS_SIZE)
+    few_terms = terms <= max(FEW_TERMS)
+    engine = current_engine()
+    if by_cudnn and (engine == "cudnn" or (engine == "auto" and not few_outputs and not few_terms)):
+        try:
+            by_cudnn(source.values, W, y)
+        except BackendError:
+            if engine == "cudnn":
+                raise
+        else:
+            if b is not None:
+                y += b[:, None, None]
+            return
+    if few_outputs:
         _few_outputs(source, W, b, y, layouts)
-    elif terms <= max(FEW_TERMS):
+    elif few_terms:
         _few_terms(source, W, b, y, layouts, terms)
     else:
         _implicit_gemm(source, W, b, y, layouts)
-
-
-def _layout(
-    source: _Source, rows: np.void, columns: np.void, strides: tuple[int, int, int], counts: tuple[int, int, int]
-) -> np.void:
-    taps, across = int(rows["taps"]) * int(columns["taps"]), int(columns["taps"])
-    return _struct(
-        _LAYOUT,
-        **dict(zip(("group_stride", "output_stride", "channel_stride"), strides, strict=True)),
-        **dict(zip(("groups", "outputs", "channels"), counts, strict=True)),
-        rows=rows,
-        columns=columns,
-        by_taps=_divisor(max(1, taps)),
-        by_tap_columns=_divisor(max(1, across)),
-        **({} if source.pooling is None else {"pooling": source.pooling}),
-    )
 
 
 def _taps(layout: np.void) -> int:
@@ -313,7 +342,7 @@ def _whole(layout: np.void, pixels: int) -> bool:
     return all(axis["step"] == 1 for axis in axes) and math.prod(int(axis["size"]) for axis in axes) % pixels == 0
 
 
-def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void]) -> None:
+def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
     index, Index = _index(source, y)
     pixels = 2 if y.dtype == np.float64 else 4
     for layout in layouts:
@@ -328,7 +357,7 @@ def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: 
         )
 
 
-def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void], terms: int) -> None:
+def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], terms: int) -> None:
     index, Index = _index(source, y)
     room = min(size for size in FEW_TERMS if size >= terms)
     each = FEW_TERMS[room]
@@ -344,7 +373,7 @@ def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: li
         )
 
 
-def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts: list[np.void]) -> None:
+def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
     way = _way(y.dtype)
     groups, outputs, channels = (int(layouts[0][name]) for name in ("groups", "outputs", "channels"))
     # What a thread keeps of a pooled signal takes twice the registers.
