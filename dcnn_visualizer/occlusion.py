@@ -18,7 +18,7 @@ import chainer
 import numpy as np
 
 import dcnn_kernels as kernels
-from dcnn_kernels.arrays import Array
+from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import Pair, PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting, in_batches
@@ -283,7 +283,7 @@ def fill_picture(picture: Array, fill: Fill) -> Array:
     Raises:
         ValueError: An unknown name, a shape that doesn't fit, or NaN.
     """
-    xp = chainer.backend.get_array_module(picture)
+    xp = array_module(picture)
     if isinstance(fill, str):
         if fill not in ("mean", "channel"):
             raise ValueError(f"fill must be 'mean', 'channel', a number or an array, got {fill!r}")
@@ -321,7 +321,7 @@ def measured(activation: Array, measure: str) -> Array:
     """One number a channel: activations (N, channels, …) to (N, channels)."""
     if measure == "value":
         return activation
-    xp = chainer.backend.get_array_module(activation)
+    xp = array_module(activation)
     return xp.sqrt(xp.square(activation).sum(axis=tuple(range(2, activation.ndim))))
 
 
@@ -349,7 +349,7 @@ def _occlude_everywhere(
         advance(stop - start)
 
     in_batches(len(windows), size, hide)
-    return chainer.backend.get_array_module(picture).concatenate(parts)
+    return array_module(picture).concatenate(parts)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
-from dcnn_kernels.arrays import Array, check_float
+from dcnn_kernels.arrays import Array, array_module, check_float
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.recording import Recording, recording_of
@@ -72,7 +72,7 @@ def check_picture(img: Any) -> tuple[Array, bool]:
     check_float("img", x, (3, 4))
     if 0 in x.shape[-3:]:
         raise ValueError(f"img must have channels and pixels, got shape {x.shape}")
-    xp = chainer.backend.get_array_module(x)
+    xp = array_module(x)
     if not bool(xp.isfinite(x).all()):
         raise ValueError("img must be finite, got NaN or infinity in it")
     return (x[None], True) if x.ndim == 3 else (x, False)
@@ -164,7 +164,7 @@ class Reversal:
         target = self.model.graph().index(layer)
         several = isinstance(index, Sequence) and not isinstance(index, (tuple, str))
         chosen: Any = index if several else [index]
-        xp = chainer.backend.get_array_module(x)
+        xp = array_module(x)
         result = xp.empty((len(chosen), *x.shape), x.dtype)
 
         def project(start: int, stop: int) -> None:

@@ -20,7 +20,7 @@ import chainer.functions as F
 import chainer.links as L
 
 import dcnn_kernels as kernels
-from dcnn_kernels.arrays import Array
+from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, Window, pads, pair
 
 if TYPE_CHECKING:
@@ -609,7 +609,7 @@ class Concatenate(TraceableNode):
     def record(self, *inputs: Array) -> tuple[Array, list[int]]:
         """Keeps each input's number of channels."""
         self._check(inputs)
-        xp = chainer.backend.get_array_module(*inputs)
+        xp = array_module(inputs[0])
         return xp.concatenate(inputs, axis=1), [x.shape[1] for x in inputs]
 
     def reverse(self, signal: Array, record: list[int], rule: Rule) -> tuple[Array, ...]:

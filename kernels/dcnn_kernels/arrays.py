@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import numbers
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,15 @@ def backend_of(array: Array) -> str:
     if type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "__cuda_array_interface__"):
         return "cuda"
     raise TypeError(f"expected a numpy.ndarray or a cupy.ndarray, got {type(array).__module__}.{type(array).__name__}")
+
+
+def array_module(array: Array) -> Any:
+    """``numpy`` or ``cupy``, whichever the array belongs to.
+
+    Raises:
+        TypeError: It belongs to neither.
+    """
+    return np if backend_of(array) == "reference" else sys.modules["cupy"]
 
 
 def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleType:
