@@ -214,5 +214,6 @@ runtime = SimpleNamespace(
     getDevice=get_device_id,
     getDeviceCount=lambda: DEVICES,
     deviceSynchronize=lambda: None,
+    memcpy=lambda target, source, size, kind: ctypes.memmove(target, source, size),
     memGetInfo=lambda: (8 << 30, 8 << 30),
 )
