@@ -115,8 +115,26 @@ char failure[500];
 Fibre main_fibre;
 Fibre *current = &main_fibre, *previous;
 std::vector<Fibre*> idle, used;
-std::vector<Thread*> unstarted, ready;
-size_t next_unstarted, next_ready;
+
+// Threads that may run: a ring in which each has its place at most once.
+struct Queue {
+    std::vector<Thread*> room;
+    size_t first = 0, count = 0;
+
+    void clear(size_t threads) {
+        room.resize(threads);
+        first = count = 0;
+    }
+    void push(Thread* thread) { room[(first + count++) % room.size()] = thread; }
+    Thread* pop(size_t place) {
+        std::swap(room[first], room[(first + place) % room.size()]);
+        Thread* thread = room[first];
+        first = (first + 1) % room.size();
+        --count;
+        return thread;
+    }
+};
+Queue unstarted, woken;
 
 Thread& self() { return *static_cast<Thread*>(running); }
 Warp& warp_of(const Thread& thread) { return warps[thread.rank / 32]; }
@@ -182,22 +200,12 @@ void switch_to(Fibre* fibre) {
     arrive();
 }
 
-// The next thread to run: one that was woken, or one that hasn't begun. In order, or at random.
+// The next thread to run: one that hasn't begun, or one that was woken. In order, or at random.
 Thread* choose() {
-    size_t fresh = unstarted.size() - next_unstarted, woken = ready.size() - next_ready;
-    if (!fresh && !woken) return nullptr;
-    size_t place = randomised ? generator() % (fresh + woken) : 0;
-    if (place < fresh) {
-        std::swap(unstarted[next_unstarted], unstarted[next_unstarted + place]);
-        return unstarted[next_unstarted++];
-    }
-    std::swap(ready[next_ready], ready[next_ready + place - fresh]);
-    Thread* thread = ready[next_ready++];
-    if (next_ready == ready.size()) {
-        ready.clear();
-        next_ready = 0;
-    }
-    return thread;
+    size_t count = unstarted.count + woken.count;
+    if (!count) return nullptr;
+    size_t place = randomised ? generator() % count : 0;
+    return place < unstarted.count ? unstarted.pop(place) : woken.pop(place - unstarted.count);
 }
 
 void exit_thread();
@@ -274,21 +282,20 @@ void wait_until(Waiting& waiting, Done done) {
 }
 
 void wake(Waiting& waiting) {
-    for (Thread* thread : waiting) ready.push_back(thread);
+    for (Thread* thread : waiting) woken.push(thread);
     waiting.clear();
 }
 
 void run_block(const uint3& index) {
     block_index = index;
     live = static_cast<int>(threads.size());
-    unstarted.clear();
-    ready.clear();
-    next_unstarted = next_ready = 0;
+    unstarted.clear(threads.size());
+    woken.clear(threads.size());
     for (Thread& thread : threads) {
         thread.fibre = nullptr;
         thread.exited = false;
         thread.copies.clear();
-        unstarted.push_back(&thread);
+        unstarted.push(&thread);
     }
     resume(choose());
     idle.insert(idle.end(), used.begin(), used.end());
@@ -492,8 +499,6 @@ int run(const Launch& launch, const Type* parameters, unsigned count, void (*ent
         for (Warp& warp : warps) warp.waiting.reserve(2 * 32);
         barrier = Barrier();
         barrier.waiting.reserve(threads.size());
-        ready.reserve(4 * threads.size());
-        unstarted.reserve(threads.size());
         idle.reserve(idle.size() + threads.size());
         used.reserve(threads.size());
         // To ThreadSanitizer, a fibre that another creates comes after it.

@@ -2,9 +2,8 @@
 
 import operator
 
-import numpy as np
-
 import cupy.cuda
+import numpy as np
 
 #: Functions of CuPy's that NumPy has by the same name and meaning.
 FUNCTIONS = """

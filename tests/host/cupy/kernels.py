@@ -7,10 +7,9 @@ import ctypes
 import itertools
 import os
 
+import cupy.cuda
 import host_build
 import numpy as np
-
-import cupy.cuda
 from cupy.arrays import ndarray
 
 _launches = itertools.count()
