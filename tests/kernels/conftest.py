@@ -9,11 +9,6 @@ import pytest
 from tests.kernels.device import BACKEND
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    for backend in ("reference", "cuda"):
-        config.addinivalue_line("markers", f"{backend}_only: holds on the {backend} backend only")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     other = "reference_only" if BACKEND == "cuda" else "cuda_only"
     foreign = [item for item in items if item.get_closest_marker(other)]
