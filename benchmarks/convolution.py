@@ -2,7 +2,7 @@
 
 For each layer, direction and batch size: the rate of the textbook's arithmetic, 2 x 9 x channels in x channels out x pixels,
 beside the rate of ``np.matmul`` on square matrices of the same dtype, which is timed just before and after. ``share`` is the
-median of the rounds' ratios. Rounds in which the matrix product ran slower than four fifths of its best were disturbed by
+median of the rounds' ratios. Rounds in which the matrix product took 1.2 times its best or longer were disturbed by
 other programs: they are repeated, up to ten times as many, and the rounds of the fastest matrix products count.
 
     python benchmarks/convolution.py --batch 1 4 16 --output benchmarks/results/convolution.csv
@@ -100,20 +100,21 @@ class Yardstick:
         self.best = min(self.seconds() for _ in range(30))
 
     def seconds(self) -> float:
+        """Time of one product."""
         return seconds(lambda: np.matmul(self.matrix, self.matrix, out=self.target))
 
     def round(self, case: Case, chainer: bool) -> tuple[float, float, float]:
-        """The slower one of a product before and one after, then the case between them, then Chainer."""
+        """Times of a product, the mean of one before and one after; of the case between them; and of Chainer."""
         before, own, after = self.seconds(), seconds(case.call), self.seconds()
         self.best = min(self.best, before, after)
-        return max(before, after), own, seconds(case.chainer) if chainer else np.nan
+        return (before + after) / 2, own, seconds(case.chainer) if chainer else np.nan
 
 
 def measure(case: Case, yardstick: Yardstick, repeats: int, chainer: bool) -> dict[str, Any]:
     """Times a case round by round; the first round is thrown away."""
     yardstick.round(case, chainer)
     rounds: list[tuple[float, float, float]] = []
-    while len(rounds) < 10 * repeats and sum(product < 1.25 * yardstick.best for product, *_ in rounds) < repeats:
+    while len(rounds) < 10 * repeats and sum(product < 1.2 * yardstick.best for product, *_ in rounds) < repeats:
         rounds.append(yardstick.round(case, chainer))
     products, own, peer = np.array(sorted(rounds)[:repeats]).T
     low, middle, high = np.percentile(own, (20, 50, 80))
