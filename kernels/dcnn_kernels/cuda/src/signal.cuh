@@ -35,7 +35,7 @@ public:
     __device__ __forceinline__ Place at(int row, int column) const {
         const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(rows) &&
                             static_cast<unsigned>(column) < static_cast<unsigned>(columns);
-        return {static_cast<Index>(row) * columns + column, inside};
+        return {inside ? static_cast<Index>(row) * columns + column : 0, inside};
     }
 
     using Fetched = T;
