@@ -302,6 +302,15 @@ def test_calls(ksize, stride, pad, dtype):
 
 
 @dtypes
+def test_calls_on_tiled_pictures(dtype):
+    x = normal(0, (3, 3, 6, 8), dtype)
+    check_calls(lambda x: kernels.max_pooling_2d(x, 2, mask=True), x)
+    y, switches = kernels.max_pooling_2d(x, 2)
+    mask = kernels.relu_mask(x)
+    check_calls(lambda g, s, mask: kernels.unpooling_2d(g, (6, 8), 2, None, 0, s, "switch", mask), y, switches, mask, batched=3)
+
+
+@dtypes
 def test_global_calls(dtype):
     check_calls(kernels.global_average_pooling_2d, normal(0, (3, 2, 5, 4), dtype))
     check_calls(lambda g: kernels.global_average_pooling_2d_adjoint(g, (5, 4)), normal(0, (3, 2), dtype))
