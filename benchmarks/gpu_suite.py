@@ -30,23 +30,12 @@ import cupy  # noqa: E402
 
 import dcnn_kernels as kernels  # noqa: E402
 from benchmarks import elementwise  # noqa: E402
+from benchmarks.convolution import VGG16  # noqa: E402
 from dcnn_kernels.cuda.settings import engine, precision  # noqa: E402
 from dcnn_kernels.geometry import occlusion_windows  # noqa: E402
 
 FIELDS = ("job", "configuration", "shape", "dtype", "measure", "value", "low", "high", "peer", "peer_value", "ratio", "passed")
 VERSIONS = ("device", "cupy", "numpy", "python", "cuda", "driver")
-#: Channels in, channels out and size of VGG16's different 3×3 convolutions.
-VGG16 = {
-    "conv1_1": (3, 64, 224),
-    "conv1_2": (64, 64, 224),
-    "conv2_1": (64, 128, 112),
-    "conv2_2": (128, 128, 112),
-    "conv3_1": (128, 256, 56),
-    "conv3_2": (256, 256, 56),
-    "conv4_1": (256, 512, 28),
-    "conv4_2": (512, 512, 28),
-    "conv5_1": (512, 512, 14),
-}
 #: Relative error norms allowed, by the arithmetic.
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5, "float16": 3e-3, "tf32": 2e-3}
 

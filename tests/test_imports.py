@@ -15,13 +15,13 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 #: From the ground up: a module imports only from rows above its own, and within its row nothing.
 FLOORS = (
     ("chainer_compat", "rendering", "files", "batching"),
-    ("fingerprint", "acceleration"),
+    ("fingerprint", "acceleration", "dataset"),
     ("traceable_nodes",),
     ("graph",),
     ("traceable_chain", "recording"),
     ("reversal",),
     ("desalinet", "occlusion"),
-    ("importers", "plotting", "dataset"),
+    ("importers", "plotting"),
     ("models", "layer_table"),
     ("demo",),
     ("cli",),

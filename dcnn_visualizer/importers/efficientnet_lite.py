@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dcnn_visualizer.traceable_nodes as tn
+from dcnn_visualizer import dataset
 from dcnn_visualizer.importers import torch_pickle
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
 
@@ -74,35 +75,17 @@ def preprocess(image: Image | np.ndarray, insize: int = INPUT_SIZE) -> np.ndarra
 
     Returns:
         float32 array of shape (3, insize, insize).
-    """
-    pixels = np.asarray(central_square(image, insize), dtype=np.float32)
-    return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1))
-
-
-def central_square(image: Image | np.ndarray, size: int = INPUT_SIZE) -> Image:
-    """The largest square in the middle of a picture, scaled: what the network sees, still to look at.
-
-    Args:
-        image: Picture of Pillow's, or uint8 array of shape (H, W, 3) or (H, W).
-        size: Height and width of the result, in pixels.
-
-    Returns:
-        RGB picture of Pillow's.
 
     Raises:
         ImportError: Pillow is not installed.
         TypeError: The array is not uint8.
+        ValueError: It has another shape.
     """
-    from PIL import Image as pillow
-
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"expected a uint8 array of shape (H, W, 3) or (H, W), got {image.dtype} of shape {image.shape}")
-        image = pillow.fromarray(image)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.convert("RGB").crop((left, top, left + side, top + side))
-    return square.resize((size, size), pillow.Resampling.BICUBIC)
+    picture = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+    pixels = dataset.fit(picture, insize).astype(np.float32)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1))
 
 
 def _packaged_weights() -> Path:

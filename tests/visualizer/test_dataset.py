@@ -124,12 +124,6 @@ class TestFit:
     def test_a_line_of_pixels_can_be_fitted(self):
         assert dataset.fit(np.full((1, 500, 3), 9, np.uint8), (4, 2)).tolist() == [[[9] * 3] * 2] * 4
 
-    def test_does_as_the_networks_own_preprocessing(self):
-        from dcnn_visualizer.importers.efficientnet_lite import central_square
-
-        picture = np.random.default_rng(0).integers(0, 256, (51, 70, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(dataset.fit(picture, 32), np.asarray(central_square(picture, 32)))
-
     @pytest.mark.parametrize(
         ("picture", "error"), [(np.zeros((4, 4, 3)), TypeError), (np.zeros((4, 4, 2), np.uint8), ValueError)]
     )

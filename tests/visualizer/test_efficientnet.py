@@ -10,7 +10,7 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
 from dcnn_visualizer.importers import torch_pickle
-from dcnn_visualizer.importers.efficientnet_lite import central_square, efficientnet_lite0, preprocess
+from dcnn_visualizer.importers.efficientnet_lite import efficientnet_lite0, preprocess
 from dcnn_visualizer.importers.imagenet import class_names
 
 
@@ -105,12 +105,14 @@ def test_preprocess():
     assert x.dtype == np.float32
     assert x.flags.c_contiguous
     np.testing.assert_array_equal(x, preprocess(Image.fromarray(photograph)))
-    square = np.asarray(central_square(photograph), dtype=np.float64)
+    left = (photograph.shape[1] - photograph.shape[0]) // 2
+    middle = Image.fromarray(photograph).crop((left, 0, left + photograph.shape[0], photograph.shape[0]))
+    square = np.asarray(middle.resize((224, 224), Image.Resampling.BICUBIC), dtype=np.float64)
     np.testing.assert_allclose(x, (square.transpose(2, 0, 1) - 127) / 128, atol=1e-6)
     grey = np.full((10, 30), 127, np.uint8)
     grey[:, :10] = grey[:, 20:] = 255
     np.testing.assert_array_equal(preprocess(grey, 10), np.zeros((3, 10, 10)))
-    with pytest.raises(TypeError, match=r"expected a uint8 array.*float64"):
+    with pytest.raises(TypeError, match="float64"):
         preprocess(photograph / 255)
 
 
