@@ -405,30 +405,36 @@ def test_every_tile(way, tile, monkeypatch, launched):
     assert any(f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, " in name for name in launched)
 
 
-#: Convolutions whose product is narrow: (H, W), W's shape, stride; and the kernel that is theirs.
+#: Convolutions whose product is narrow: (H, W), W's shape, stride, groups; and the kernel that is theirs.
 NARROW = [
-    ((9, 11), (1, 20, 3, 3), (1, 1), "few_outputs"),
-    ((9, 11), (3, 7, 3, 3), (2, 1), "few_outputs"),
-    ((9, 11), (4, 7, 1, 1), (1, 1), "few_outputs"),
-    ((9, 11), (33, 1, 3, 3), (1, 1), "few_terms"),
-    ((9, 12), (33, 3, 3, 3), (1, 1), "few_terms"),
-    ((9, 12), (33, 3, 1, 1), (1, 1), "few_terms"),
-    ((3, 3), (5, 700, 3, 3), (1, 1), "implicit_gemm"),
-    ((3, 3), (2, 700, 3, 3), (1, 1), "implicit_gemm"),
+    ((9, 11), (1, 20, 3, 3), (1, 1), 1, "few_outputs"),
+    ((9, 11), (3, 7, 3, 3), (2, 1), 1, "few_outputs"),
+    ((9, 11), (8, 7, 1, 1), (1, 1), 2, "few_outputs"),
+    ((9, 11), (33, 1, 3, 3), (1, 1), 1, "few_terms"),
+    ((9, 12), (33, 3, 3, 3), (1, 1), 1, "few_terms"),
+    ((9, 12), (66, 3, 1, 1), (1, 1), 2, "few_terms"),
+    ((3, 3), (5, 700, 3, 3), (1, 1), 1, "implicit_gemm"),
+    ((3, 3), (2, 700, 3, 3), (1, 1), 1, "implicit_gemm"),
+    ((9, 11), (5, 1, 3, 3), (1, 1), 5, "depthwise"),
+    ((9, 11), (3, 1, 5, 7), (2, 2), 3, "depthwise"),
+    ((9, 11), (3, 1, 3, 9), (1, 1), 3, "few_outputs"),
 ]
 
 
 @cuda_only
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(("shape", "W_shape", "stride", "kernel"), NARROW)
-def test_narrow_products_have_their_own_kernels(shape, W_shape, stride, kernel, dtype, launched):
-    layout = (shape, W_shape, stride, tuple((size // 2, size // 2) for size in W_shape[2:]), (1, 1), 1)
-    x, W, _, b, _ = arrays(0, *layout, dtype=dtype)
+@pytest.mark.parametrize(("shape", "W_shape", "stride", "groups", "kernel"), NARROW)
+def test_narrow_products_have_their_own_kernels(shape, W_shape, stride, groups, kernel, dtype, launched):
+    layout = (shape, W_shape, stride, tuple((size // 2, size // 2) for size in W_shape[2:]), (1, 1), groups)
+    x, W, g, b, c = arrays(0, *layout, dtype=dtype)
     y = kernels.convolution_2d(x, W, b, *layout[2:])
     assert any(name.startswith(kernel) for name in launched)
-    expected = reference.convolution_2d(*(array.astype(np.float64) for array in (x, W, b)), *layout[2:])
+    back = kernels.transposed_convolution_2d(g, W, c, *layout[2:], shape)
+    x, W, g, b, c = (array.astype(np.float64) for array in (x, W, g, b, c))
     tolerance = 1e-3 if dtype == np.float16 else 1e-5
-    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(y, reference.convolution_2d(x, W, b, *layout[2:]), rtol=tolerance, atol=tolerance)
+    expected = reference.transposed_convolution_2d(g, W, c, *layout[2:], shape)
+    np.testing.assert_allclose(back, expected, rtol=tolerance, atol=tolerance)
 
 
 @cuda_only

@@ -26,6 +26,8 @@ FEW_TERMS = {4: 4, 12: 4, 28: 2}
 FEW_TERMS_OUTPUTS = 32
 #: The most outputs of a group that few_outputs makes, and where they are few, the longest sums.
 FEW_OUTPUTS, FEW_OUTPUTS_SIZE, FEW_OUTPUTS_TERMS = 4, 1 << 16, 512
+#: The most taps along an axis that depthwise holds in registers.
+DEPTHWISE_TAPS = 7
 #: The most blocks of kernels that loop.
 MAX_BLOCKS = 1 << 16
 
@@ -252,15 +254,15 @@ def _axes(forward: bool, source: int, size: int, ksize: int, stride: int, before
     """One axis; of a transposed convolution, one for each phase: every stride-th output sees the same taps, at stride 1.
 
     Output p of a transposed convolution takes tap i from source element (p + before - i * dilate) / stride, where that is a
-    whole number.
+    whole number. The last tap comes first, so that the source is read forwards.
     """
     if forward:
-        taps = {"dilate": dilate, "offset": -before, "taps": ksize, "tap_step": 1}
-        return [_struct(_AXIS, source=source, size=size, outputs=size, step=1, stride=stride, ksize=ksize, **taps)]
+        at = {"stride": stride, "dilate": dilate, "offset": -before}
+        return [_struct(_AXIS, source=source, size=size, outputs=size, step=1, **at, taps=ksize, tap_step=1, ksize=ksize)]
     common = math.gcd(stride, dilate)
     axes = []
     for phase in range(min(stride, size)):
-        first = next((i for i in range(ksize) if (phase + before - i * dilate) % stride == 0), ksize)
+        taps = [i for i in range(ksize) if (phase + before - i * dilate) % stride == 0]
         axes.append(
             _struct(
                 _AXIS,
@@ -270,11 +272,11 @@ def _axes(forward: bool, source: int, size: int, ksize: int, stride: int, before
                 first=phase,
                 step=stride,
                 stride=1,
-                dilate=-dilate // common,
-                offset=(phase + before - first * dilate) // stride,
-                taps=len(range(first, ksize, stride // common)),
-                first_tap=first,
-                tap_step=stride // common,
+                dilate=dilate // common,
+                offset=(phase + before - taps[-1] * dilate) // stride if taps else 0,
+                taps=len(taps),
+                first_tap=taps[-1] if taps else 0,
+                tap_step=-stride // common,
                 ksize=ksize,
             )
         )
@@ -344,17 +346,28 @@ def _whole(layout: np.void, pixels: int) -> bool:
 
 def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
     index, Index = _index(source, y)
-    pixels = 2 if y.dtype == np.float64 else 4
     for layout in layouts:
-        strips = -(int(layout["rows"]["outputs"]) // -pixels) * int(layout["columns"]["outputs"])
+        rows, columns = layout["rows"], layout["columns"]
+        if _depthwise(source, layout):
+            pixels = 8
+            kernel = f"depthwise<{source.type(index)}, {rows['taps']}, {columns['taps']}, {rows['stride']}, {pixels}, {index}>"
+        else:
+            # Fewer where each takes many registers.
+            pixels = 2 if y.dtype == np.float64 or (source.pooling and source.pooling.overlap) else 4
+            kernel = f"few_outputs<{source.type(index)}, {layout['outputs']}, {pixels}, {index}>"
+        strips = -(int(rows["outputs"]) // -pixels) * int(columns["outputs"])
         count = len(y) * int(layout["groups"]) * strips
-        launch(
-            FILE,
-            f"few_outputs<{source.type(index)}, {layout['outputs']}, {pixels}, {index}>",
-            (-(count // -256),),
-            (256,),
-            (*source.arguments, layout, W, b, y, Index(count)),
-        )
+        launch(FILE, kernel, (-(count // -256),), (256,), (*source.arguments, layout, W, b, y, Index(count)))
+
+
+def _depthwise(source: _Source, layout: np.void) -> bool:
+    """Whether a group is one channel of a signal as it lies, with taps side by side and few enough for registers."""
+    return (
+        source.pooling is None
+        and layout["outputs"] == layout["channels"] == 1
+        and all(1 <= axis["taps"] <= DEPTHWISE_TAPS and axis["dilate"] == 1 for axis in (layout["rows"], layout["columns"]))
+        and layout["rows"]["stride"] <= 2
+    )
 
 
 def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], terms: int) -> None:

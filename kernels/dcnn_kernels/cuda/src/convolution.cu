@@ -310,13 +310,20 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+// Blocks that a multiprocessor is to have room for: 512 threads at 128 registers each, or fewer where each takes more.
+template <typename Math, typename Source, typename Tile, typename Index>
+struct Resident {
+    static constexpr bool WIDE = sizeof(typename Math::Word) == 8 || sizeof(Index) == 8;
+    static constexpr int BLOCKS = (WIDE ? 256 : Source::POOLED && Tile::THREADS == 128 ? 384 : 512) / Tile::THREADS;
+};
+
 // One tile of the product a block. With several splits each sums a part of k, to be added up by sum_splits.
 //   filters  of pack_filters, (groups, tiles * Tile::K, width)
 //   bias     (groups * outputs), or null
 //   y        (splits, batch, groups * outputs, rows, columns)
 //   whole    whether y's rows follow one another and four pixels at a time are aligned
 template <typename Math, typename Source, typename Tile, typename Windows, typename Out, typename Index>
-__global__ void __launch_bounds__(Tile::THREADS, (sizeof(typename Math::Word) == 8 ? 256 : 512) / Tile::THREADS)
+__global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, Index>::BLOCKS))
     implicit_gemm(const typename Math::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
                   const typename Math::Word* filters, const typename Math::Element* bias, Out* y, Index pixels, int width, int tiles,
                   int splits, int whole) {
@@ -417,25 +424,48 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// A thread sums for the group's OUTPUTS channels of PIXELS pixels one above the other: what it reads of W serves all these
-// pixels, and what it reads of the source all these channels.
+// A thread's pixels where it has PIXELS of a channel, one above the other; the threads of a block follow one another along rows.
+template <int PIXELS, typename Index>
+struct Strip {
+    int u, v, group;
+    Index picture;
+
+    // Of `number` < batch * groups * strips of rows * columns.
+    __device__ __forceinline__ Strip(const Layout& layout, Index number) {
+        const int strips = (layout.rows.outputs + PIXELS - 1) / PIXELS;
+        v = static_cast<int>(number % layout.columns.outputs);
+        number /= layout.columns.outputs;
+        u = static_cast<int>(number % strips) * PIXELS;
+        number /= strips;
+        group = static_cast<int>(number % layout.groups);
+        picture = number / layout.groups;
+    }
+
+    // Writes the sums of the group's output m.
+    template <typename T>
+    __device__ __forceinline__ void write(const Layout& layout, int m, const Accumulate<T> (&sums)[PIXELS], const T* bias, T* y) const {
+        const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
+        const Index channel = static_cast<Index>(group) * layout.outputs + m;
+        const Accumulate<T> shift = bias ? Accumulate<T>(bias[channel]) : Accumulate<T>(0);
+        y += (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
+#pragma unroll
+        for (int p = 0; p < PIXELS; ++p)
+            if (u + p < layout.rows.outputs)
+                y[static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size] = T(sums[p] + shift);
+    }
+};
+
+// A thread sums for the group's OUTPUTS channels of PIXELS pixels: what it reads of W serves all these pixels, and what it reads
+// of the source all these channels.
 template <typename Source, int OUTPUTS, int PIXELS, typename Index>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     few_outputs(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
                 const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count) {
     using T = typename Source::Element;
     constexpr int CHANNELS = 8;
-    Index rest = thread_index<Index>();
-    if (rest >= count) return;  // count: batch * groups * strips of rows * columns
-    const int strips = (layout.rows.outputs + PIXELS - 1) / PIXELS;
-    const int v = static_cast<int>(rest % layout.columns.outputs);
-    rest /= layout.columns.outputs;
-    const int u = static_cast<int>(rest % strips) * PIXELS;
-    rest /= strips;
-    const int group = static_cast<int>(rest % layout.groups);
-    const Index picture = rest / layout.groups;
-
-    const Source source({x, switches, mask}, layout, picture, group);
+    if (thread_index<Index>() >= count) return;
+    const Strip<PIXELS, Index> strip(layout, thread_index<Index>());
+    const Source source({x, switches, mask}, layout, strip.picture, strip.group);
     Accumulate<T> sums[OUTPUTS][PIXELS] = {};
     // A few channels at a time, so that all taps find them in the cache.
     for (int block = 0; block < layout.channels; block += CHANNELS) {
@@ -445,9 +475,9 @@ __global__ void __launch_bounds__(256)
                 typename Source::Place places[PIXELS];
 #pragma unroll
                 for (int p = 0; p < PIXELS; ++p)
-                    places[p] = source.at((u + p) * layout.rows.stride + i * layout.rows.dilate + layout.rows.offset,
-                                          v * layout.columns.stride + j * layout.columns.dilate + layout.columns.offset);
-                const T* weight = W + layout.weight(group, 0, block, i, j);
+                    places[p] = source.at((strip.u + p) * layout.rows.stride + i * layout.rows.dilate + layout.rows.offset,
+                                          strip.v * layout.columns.stride + j * layout.columns.dilate + layout.columns.offset);
+                const T* weight = W + layout.weight(strip.group, 0, block, i, j);
                 for (int channel = block; channel < end; ++channel, weight += layout.channel_stride) {
                     T values[PIXELS];
 #pragma unroll
@@ -461,18 +491,39 @@ __global__ void __launch_bounds__(256)
                 }
             }
     }
+#pragma unroll
+    for (int m = 0; m < OUTPUTS; ++m) strip.write(layout, m, sums[m], bias, y);
+}
 
-    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
-    const Index channel = static_cast<Index>(group) * layout.outputs;
-    y += (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
+// Groups of one channel and one output, ROWS x COLUMNS taps that lie side by side: each value read serves all of a thread's
+// PIXELS pixels that see it.
+template <typename Source, int ROWS, int COLUMNS, int STRIDE, int PIXELS, typename Index>
+__global__ void __launch_bounds__(256, 2)
+    depthwise(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
+              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count) {
+    using T = typename Source::Element;
+    if (thread_index<Index>() >= count) return;
+    const Strip<PIXELS, Index> strip(layout, thread_index<Index>());
+    const Source source({x, switches, mask}, layout, strip.picture, strip.group);
+    Accumulate<T> weights[ROWS][COLUMNS], sums[PIXELS] = {};
 #pragma unroll
-    for (int m = 0; m < OUTPUTS; ++m) {
-        const Accumulate<T> shift = bias ? Accumulate<T>(bias[channel + m]) : Accumulate<T>(0);
+    for (int i = 0; i < ROWS; ++i)
 #pragma unroll
-        for (int p = 0; p < PIXELS; ++p)
-            if (u + p < layout.rows.outputs)
-                y[m * plane + static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size] = T(sums[m][p] + shift);
-    }
+        for (int j = 0; j < COLUMNS; ++j) weights[i][j] = Accumulate<T>(W[layout.weight(strip.group, 0, 0, i, j)]);
+    const int top = strip.u * STRIDE + layout.rows.offset, left = strip.v * layout.columns.stride + layout.columns.offset;
+#pragma unroll
+    for (int row = 0; row < (PIXELS - 1) * STRIDE + ROWS; ++row)
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            const typename Source::Place place = source.at(top + row, left + j);
+            const Accumulate<T> value = Accumulate<T>(source.value(source.fetch(place, 0), place, 0));
+#pragma unroll
+            for (int p = 0; p < PIXELS; ++p) {
+                const int i = row - p * STRIDE;
+                if (i >= 0 && i < ROWS) sums[p] += weights[i][j] * value;
+            }
+        }
+    strip.write(layout, 0, sums, bias, y);
 }
 
 // Reads all TERMS of a few pixels' sums once, then makes OUTPUTS channels of them, one after the other, with the filters in

@@ -22,7 +22,7 @@ struct Axis {
     int first, step;      // u stands for y's pixel first + u * step
     int stride, dilate, offset;
     int taps;             // taps of this launch:
-    int first_tap, tap_step;  // t stands for W's tap first_tap + t * tap_step
+    int first_tap, tap_step;  // t stands for W's tap first_tap + t * tap_step; the step may be negative, as dilate never is
     int ksize;            // extent of W
 
     __device__ __forceinline__ int pixel(int u) const { return first + u * step; }
