@@ -94,7 +94,7 @@ struct Warp {
 
 struct Barrier {
     Waiting waiting;
-    int arrived = 0, passed = 0, result = 0;
+    int arrived = 0, passed = 0, passed_last = 0, arrived_last = 0;
     unsigned turn = 0;
     char order[2];  // what ThreadSanitizer knows the barrier by, every other turn
     const char* file = nullptr;
@@ -330,7 +330,8 @@ void let_go(Thread& thread) {
 }
 
 void end_barrier() {
-    barrier.result = barrier.passed;
+    barrier.passed_last = barrier.passed;
+    barrier.arrived_last = barrier.arrived;
     barrier.arrived = barrier.passed = 0;
     ++barrier.turn;
     wake(barrier.waiting);
@@ -362,7 +363,7 @@ void fail(const char* format, ...) {
     std::abort();
 }
 
-bool all_passed(int count) { return count == live; }
+bool all_passed(int count) { return count == barrier.arrived_last; }
 
 int wait_block(bool predicate, const char* file, int line) {
     Thread& thread = self();
@@ -384,7 +385,7 @@ int wait_block(bool predicate, const char* file, int line) {
         wait_until(barrier.waiting, [&] { return barrier.turn != turn; });
     }
     acquire(&barrier.order[turn % 2]);
-    return barrier.result;
+    return barrier.passed_last;
 }
 
 const Slot* exchange(unsigned mask, const void* value, size_t bytes, const char* file, int line) {
@@ -403,13 +404,8 @@ const Slot* exchange(unsigned mask, const void* value, size_t bytes, const char*
     Exchange *open = nullptr, *free = nullptr;  // each lane holds one at most, so one is free
     for (auto& candidate : warp.exchanges) {
         if (!candidate.holders) free = &candidate;
-        if (under_way(candidate) && candidate.mask & mask) {
-            if (candidate.mask != mask || candidate.line != line || candidate.file != file) {
-                fail("%s:%d: lanes of mask %#x wait at %s:%d with mask %#x", file, line, mask, candidate.file, candidate.line,
-                     candidate.mask);
-            }
-            open = &candidate;
-        }
+        // Lanes that went on may wait with a larger mask already; who waits with another mask or elsewhere waits for ever.
+        if (under_way(candidate) && candidate.mask == mask && candidate.line == line && candidate.file == file) open = &candidate;
     }
     if (!open) {
         open = free;

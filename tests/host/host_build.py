@@ -1,11 +1,13 @@
 """Builds .cu sources with g++ for the CPU, kernel by kernel, into shared libraries kept by the digest of what made them.
 
 ``DCNN_HOST_SANITIZER`` chooses the build: ``address`` (AddressSanitizer and UndefinedBehaviorSanitizer), ``thread``
-(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`.
+(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`. ``DCNN_HOST_CACHE`` names
+another folder for the libraries.
 """
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import functools
 import hashlib
@@ -14,9 +16,13 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "host"
+CACHE = Path(os.environ.get("DCNN_HOST_CACHE", HERE.parents[1] / ".cache" / "host"))
+RESOURCES = HERE.parents[1] / "kernels" / "dcnn_kernels" / "cuda" / "resources.csv"
+#: Kernels of a library at most.
+TOGETHER = 12
 
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-fno-gnu-unique", "-fno-strict-aliasing")
 SANITIZERS = {
@@ -93,18 +99,56 @@ def _runtime() -> ctypes.CDLL:
     return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-#: After the kernels: the function that launches one. All that its library keeps in .bss is shared memory.
+#: After the kernels: a function for each, which launches it. All that the library keeps in .bss is shared memory.
 _TRAILER = """
 extern "C" __attribute__((visibility("hidden"))) char __bss_start[], _end[];
-extern "C" int dcnn_launch(const dcnn_host::Launch* launch, char* message, size_t message_size) {
-    return dcnn_host::Entry<&EXPRESSION>::launch(*launch, __bss_start, _end, message, message_size);
-}
+"""
+_ENTRY = """
+extern "C" int dcnn_launch_{number}(const dcnn_host::Launch* launch, char* message, size_t message_size) {{
+    return dcnn_host::Entry<&{expression}>::launch(*launch, __bss_start, _end, message, message_size);
+}}
 """
 
 
 @functools.cache
-def build(code: str, expression: str, include: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """Builds one kernel and loads it.
+def _instances() -> dict[str, list[str]]:
+    """The kernels that resources.csv lists, by the text of their source."""
+    with RESOURCES.open(encoding="utf-8", newline="") as file:
+        rows = [(row["file"], row["kernel"]) for row in csv.DictReader(file)]
+    texts = {name: (RESOURCES.parent / "src" / name).read_text(encoding="utf-8") for name in {name for name, _ in rows}}
+    kernels: dict[str, list[str]] = {text: [] for text in texts.values()}
+    for name, expression in rows:
+        kernels[texts[name]].append(expression)
+    return kernels
+
+
+def _companions(code: str, expression: str) -> tuple[str, ...]:
+    """The kernels built together with one: some instances of the same template, for it is the source that takes long to read."""
+
+    def alike(other: str) -> tuple[str, bool]:
+        return other.partition("<")[0], "long long" in other
+
+    listed = sorted(other for other in _instances().get(code, []) if alike(other) == alike(expression))
+    if expression not in listed:
+        return (expression,)
+    first = listed.index(expression) // TOGETHER * TOGETHER
+    return tuple(listed[first : first + TOGETHER])
+
+
+@functools.cache
+def _build(code: str, expressions: tuple[str, ...], include: tuple[str, ...]) -> ctypes.CDLL:
+    _runtime()
+    headers = [path for folder in include for path in sorted(Path(folder).glob("*.cuh"))]
+    flags = (*FLAGS, *SANITIZERS[_sanitizer()], "-include", str(HERE / "cuda_host.h"), *(f"-I{folder}" for folder in include))
+    entries = "".join(_ENTRY.format(number=number, expression=expression) for number, expression in enumerate(expressions))
+    # Without the namespace, shared memory of templates would be open to other libraries, and get no redzones.
+    name = expressions[0].partition("<")[0]
+    source = f'namespace {{\n#line 1 "{name}"\n{code}\n}}\n{_TRAILER}{entries}'
+    return ctypes.CDLL(str(_compile(source, [HERE / "cuda_host.h", *headers], flags)))
+
+
+def build(code: str, expression: str, include: tuple[str, ...] = ()) -> Any:
+    """Builds one kernel, and others with it, and loads it.
 
     Args:
         code: The CUDA source.
@@ -112,14 +156,15 @@ def build(code: str, expression: str, include: tuple[str, ...] = ()) -> ctypes.C
         include: Folders that the source includes from.
 
     Returns:
-        A library whose ``dcnn_launch`` launches the kernel.
+        The C function that launches the kernel.
 
     Raises:
         BuildError: g++ refused it.
     """
-    _runtime()
-    headers = [path for folder in include for path in sorted(Path(folder).glob("*.cuh"))]
-    flags = (*FLAGS, *SANITIZERS[_sanitizer()], "-include", str(HERE / "cuda_host.h"), *(f"-I{folder}" for folder in include))
-    # Without the namespace, shared memory of templates would be open to other libraries, and get no redzones.
-    source = f'namespace {{\n#line 1 "{expression}"\n{code}\n}}\n{_TRAILER.replace("EXPRESSION", expression)}'
-    return ctypes.CDLL(str(_compile(source, [HERE / "cuda_host.h", *headers], flags)))
+    together = _companions(code, expression)
+    try:
+        library = _build(code, together, include)
+    except BuildError:
+        together = (expression,)
+        library = _build(code, together, include)
+    return getattr(library, f"dcnn_launch_{together.index(expression)}")

@@ -1,12 +1,24 @@
-"""Runs the tests of the kernels on the backend that ``DCNN_TEST_BACKEND`` names; see ``device.py``."""
+"""Runs the tests of the kernels on the backend that ``DCNN_TEST_BACKEND`` names; see ``device.py``.
+
+``DCNN_TEST_EXAMPLES`` is how many examples Hypothesis tries of each property, 100 unless told. ``DCNN_TEST_RECORD`` names a file
+to which the kernels that were launched on the stand-in are written.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.kernels.device import BACKEND
+
+if "DCNN_TEST_EXAMPLES" in os.environ:
+    settings.register_profile("few", settings.get_profile("steady"), max_examples=int(os.environ["DCNN_TEST_EXAMPLES"]))
+    settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,3 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _wide_indices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels index with 64 bits, however small the arrays."""
     monkeypatch.setattr("dcnn_kernels.cuda.launch.INT_MAX", 0)
+
+
+def pytest_sessionfinish() -> None:
+    if "DCNN_TEST_RECORD" in os.environ:
+        launch = sys.modules["dcnn_kernels.cuda.launch"]
+        names = {path.read_text(encoding="utf-8"): path.name for path in launch.SOURCE.glob("*.cu")}
+        launched = sys.modules["cupy.kernels"].LAUNCHED
+        record = sorted((names[code], expression) for code, expression in launched if code in names)
+        Path(os.environ["DCNN_TEST_RECORD"]).write_text(json.dumps(record), encoding="utf-8")

@@ -12,6 +12,8 @@ import host_build
 import numpy as np
 from cupy.arrays import ndarray
 
+#: (source, kernel) of every kernel that was launched.
+LAUNCHED: set[tuple[str, str]] = set()
 _launches = itertools.count()
 
 
@@ -39,6 +41,8 @@ def _pack(argument):
     """An argument's type, and a buffer that holds its value. Python numbers are as wide as CuPy makes them."""
     if isinstance(argument, ndarray):
         return _Type(b"P", argument.dtype.kind.encode(), argument.itemsize), ctypes.c_void_p(argument.data.ptr)
+    if argument is None:
+        argument = np.uintp(0)
     if isinstance(argument, np.ndarray):
         if argument.size != 1 or argument.dtype.kind != "V":
             raise TypeError(f"Only structs are passed by value, as arrays of size one; got {argument.dtype} of {argument.shape}")
@@ -68,7 +72,8 @@ class RawKernel:
             raise cupy.cuda.CompileException(str(error)) from None
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        library = self.compile()
+        run = self.compile()
+        LAUNCHED.add((self._code, self.name))
         self._check(grid, block, shared_mem)
         packed = [_pack(argument) for argument in args]
         arguments = (_Argument * len(packed))(
@@ -86,7 +91,7 @@ class RawKernel:
             arguments,
         )
         message = ctypes.create_string_buffer(500)
-        if library.dcnn_launch(ctypes.byref(launch), message, ctypes.c_size_t(len(message))):
+        if run(ctypes.byref(launch), message, ctypes.c_size_t(len(message))):
             raise cupy.cuda.CUDARuntimeError(message.value.decode())
 
     def _check(self, grid, block, shared):

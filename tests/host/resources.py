@@ -1,0 +1,172 @@
+"""Compiles every kernel for every architecture, and records what each needs in kernels/dcnn_kernels/cuda/resources.csv.
+
+    python -m tests.host.resources            finds the kernels by running their tests, compiles them, writes the file
+    python -m tests.host.resources --listed   compiles the kernels that the file lists, writes the file
+    python -m tests.host.resources --check    compiles the kernels that the file lists; status 1 if anything differs
+
+Needs CUDA's nvcc and ptxas, no GPU. A warning is an error. Where the package nvidia-cuda-nvrtc is installed, NVRTC compiles the
+kernels too, as CuPy does. The file has a row for each kernel: bytes of static shared memory, and for each architecture the
+registers of a thread and the bytes that it spills to local memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.host import run
+from tests.host.host_build import RESOURCES
+
+SOURCE = RESOURCES.parent / "src"
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+FIELDS = ("file", "kernel", "shared", *(f"{what}_{arch}" for what in ("registers", "spilled") for arch in ARCHITECTURES))
+#: Kernels that one process compiles.
+TOGETHER = 40
+
+Kernel = tuple[str, str]
+Row = dict[str, str | int]
+
+
+def listed() -> list[Kernel]:
+    """The kernels in the file: (source, instance)."""
+    with RESOURCES.open(encoding="utf-8", newline="") as file:
+        return [(row["file"], row["kernel"]) for row in csv.DictReader(file)]
+
+
+def launched() -> list[Kernel]:
+    """The kernels that the tests launch, with indices of 32 and of 64 bits."""
+    kernels: set[Kernel] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for index in ("32", "64"):
+            record = Path(folder) / "record.json"
+            variables = run.environment("none", DCNN_TEST_BACKEND="cuda", DCNN_TEST_INDEX=index, DCNN_TEST_RECORD=str(record))
+            subprocess.run(run.command("tests/kernels", "-q"), env=variables, cwd=run.ROOT, check=True)
+            kernels |= {(file, kernel) for file, kernel in json.loads(record.read_text(encoding="utf-8"))}
+    return sorted(kernels)
+
+
+def compile_kernels(file: str, kernels: list[str], arch: int) -> dict[str, Row]:
+    """Compiles kernels of one source for one architecture.
+
+    Returns:
+        Columns of each kernel's row.
+
+    Raises:
+        SystemExit: With the compiler's words, if it has any.
+    """
+    # A constant that holds a kernel's address makes the instance, and tells its mangled name.
+    pointers = "".join(
+        f'extern "C" __device__ const void* const dcnn_kernel_{number} = (const void*)&{kernel};\n'
+        for number, kernel in enumerate(kernels)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        source, ptx = Path(folder) / file, Path(folder) / "kernels.ptx"
+        source.write_text(f'#include "{SOURCE / file}"\n{pointers}', encoding="utf-8")
+        _run("nvcc", "-std=c++17", f"-arch=sm_{arch}", "-Werror", "all-warnings", "-ptx", str(source), "-o", str(ptx))
+        log = _run("ptxas", "-v", "-Werror", f"-arch=sm_{arch}", str(ptx), "-o", str(Path(folder) / "kernels.cubin"))
+        names = dict(re.findall(r"\.u64 dcnn_kernel_(\d+) = (\w+);", ptx.read_text(encoding="utf-8")))
+    used = {}
+    for name, text in re.findall(r"Compiling entry function '(\w+)'(.*?)Compile time", log, re.DOTALL):
+        spilled = sum(map(int, re.findall(r"(\d+) bytes spill", text)))
+        shared = re.search(r"(\d+) bytes smem", text)
+        used[name] = (int(re.findall(r"Used (\d+) registers", text)[0]), spilled, int(shared[1]) if shared else 0)
+    rows: dict[str, Row] = {}
+    for number, kernel in enumerate(kernels):
+        registers, spilled, bytes_shared = used[names[str(number)]]
+        rows[kernel] = {f"registers_{arch}": registers, f"spilled_{arch}": spilled, "shared": bytes_shared}
+    return rows
+
+
+def _run(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}\n{result.stdout}{result.stderr}")
+    return result.stdout + result.stderr
+
+
+def compile_by_nvrtc(file: str, kernels: list[str], nvrtc: ctypes.CDLL, include: Path) -> None:
+    """Compiles kernels of one source as CuPy does: with no headers of the host's.
+
+    Raises:
+        SystemExit: With the compiler's words, if it refuses.
+    """
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), (SOURCE / file).read_bytes(), file.encode(), 0, None, None)
+    for kernel in kernels:
+        nvrtc.nvrtcAddNameExpression(program, kernel.encode())
+    options = [option.encode() for option in ("-std=c++17", f"-I{SOURCE}", f"-I{include}", "-arch=sm_90")]
+    failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    if failed or log.value:
+        sys.exit(f"NVRTC, {file}:\n{log.value.decode()}")
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def find_nvrtc() -> tuple[ctypes.CDLL, Path] | None:
+    """NVRTC and the folder of CUDA's headers, from the packages on Python's path."""
+    package = importlib.util.find_spec("nvidia")
+    for folder in package.submodule_search_locations or () if package else ():
+        for library in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
+            include = library.parents[1] / "include"
+            if (include / "cuda_fp16.h").exists():
+                return ctypes.CDLL(str(library)), include
+    return None
+
+
+def measure(kernels: list[Kernel]) -> str:
+    """Compiles kernels for all architectures; gives the text of the file."""
+    parts = []
+    for file in sorted({file for file, _ in kernels}):
+        names = sorted(kernel for source, kernel in kernels if source == file)
+        parts += [(file, names[first : first + TOGETHER]) for first in range(0, len(names), TOGETHER)]
+    rows: dict[Kernel, Row] = {kernel: {"file": kernel[0], "kernel": kernel[1]} for kernel in sorted(kernels)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [(file, pool.submit(compile_kernels, file, names, arch)) for file, names in parts for arch in ARCHITECTURES]
+        for done, (file, job) in enumerate(jobs, 1):
+            for kernel, row in job.result().items():
+                rows[file, kernel].update(row)
+            print(f"{done} of {len(jobs)} parts compiled", file=sys.stderr, flush=True)
+    nvrtc = find_nvrtc()
+    if nvrtc is None:
+        print(
+            "NVRTC isn't on Python's path, and was left out: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime", file=sys.stderr
+        )
+    for file, names in parts if nvrtc else ():
+        compile_by_nvrtc(file, names, *nvrtc)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    return text.getvalue()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--listed", action="store_true", help="only the kernels that the file lists")
+    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    options = parser.parse_args()
+    text = measure(listed() if options.listed or options.check else launched())
+    if not options.check:
+        RESOURCES.write_text(text, encoding="utf-8")
+        return 0
+    recorded = RESOURCES.read_text(encoding="utf-8").splitlines()
+    changed = sorted(set(text.splitlines()) ^ set(recorded))
+    print("\n".join(changed) if changed else "nothing changed")
+    return bool(changed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

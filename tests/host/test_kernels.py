@@ -1,0 +1,55 @@
+"""Runs the tests of the kernels on the CUDA side, without a GPU: see ``run.py``. Two processes at once, each of which sees much.
+
+``address``: AddressSanitizer and UndefinedBehaviorSanitizer, threads in order, 32-bit indices.
+``thread``: ThreadSanitizer, threads and blocks in random order, 64-bit indices, fewer examples of each property.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host import host_build, resources, run
+
+RUNS = {
+    "address": {"DCNN_HOST_SEED": "0", "DCNN_TEST_INDEX": "32"},
+    "thread": {"DCNN_HOST_SEED": "1", "DCNN_TEST_INDEX": "64", "DCNN_TEST_EXAMPLES": "10"},
+}
+
+if host_build.compiler() is None:
+    pytest.skip("the CUDA kernels are NOT tested here: that needs g++, which isn't installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
+    """The runs, started: each with the path of its folder, where its output and its record of kernels will be."""
+    started = {}
+    for sanitizer, settings in RUNS.items():
+        folder = tmp_path_factory.mktemp(sanitizer)
+        record = str(folder / "kernels.json")
+        variables = run.environment(sanitizer, DCNN_TEST_BACKEND="cuda", DCNN_TEST_RECORD=record, **settings)
+        with (folder / "output").open("wb") as output:
+            process = subprocess.Popen(
+                run.command(*run.TESTS, "-v"), env=variables, cwd=run.ROOT, stdout=output, stderr=subprocess.STDOUT
+            )
+        started[sanitizer] = process, folder
+    yield started
+    for process, _ in started.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("sanitizer", RUNS)
+def test_the_kernels_pass_their_tests_under_a_sanitizer(sanitizer, processes):
+    process, folder = processes[sanitizer]
+    status = process.wait()
+    lines = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()
+    assert status == 0, "\n".join(line for line in lines[-200:] if " PASSED " not in line)
+    assert " passed" in lines[-1]
+    launched = {tuple(kernel) for kernel in json.loads((folder / "kernels.json").read_text(encoding="utf-8"))}
+    missing = sorted(launched - set(resources.listed()))
+    assert not missing, f"kernels that resources.csv lacks; run `python -m tests.host.resources` where nvcc is: {missing}"
