@@ -134,11 +134,20 @@ class _Source(NamedTuple):
 
 
 class _Math(NamedTuple):
-    """A way to multiply, as ``src/convolution.cu`` names it, its words, and elements to a word."""
+    """A way to multiply.
+
+    Attributes:
+        name: Its class in ``src/convolution.cu``.
+        word: Its words.
+        depth: Elements to a word.
+        pooled_words: Words along the depth of a tile where the signal is pooled: as many as there are registers for what a
+            thread keeps of it. Otherwise they are 16.
+    """
 
     name: str
-    depth: int
     word: np.dtype[Any]
+    depth: int
+    pooled_words: int
 
 
 def convolution_2d(x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int) -> Array:
@@ -389,8 +398,7 @@ def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: tu
 def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
     way = _way(y.dtype)
     groups, outputs, channels = (int(layouts[0][name]) for name in ("groups", "outputs", "channels"))
-    # What a thread keeps of a pooled signal takes twice the registers.
-    words = 16 if source.switches is None else 8
+    words = 16 if source.pooling is None else way.pooled_words
     depth = words * way.depth
     # Channels side by side in a tile: all its depth, or a few where so many would be mostly padding.
     few = 4 * way.depth
@@ -444,10 +452,10 @@ def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts
 
 def _way(dtype: np.dtype[Any]) -> _Math:
     if dtype == np.float16:
-        return _Math("Half", 2, np.dtype(np.uint32))
+        return _Math("Half", np.dtype(np.uint32), depth=2, pooled_words=8)
     if dtype == np.float32 and current_precision() == "tf32" and int(cupy.cuda.Device().compute_capability) >= 80:
-        return _Math("TensorFloat32", 1, np.dtype(np.uint32))
-    return _Math(f"Exact<{ctype(dtype)}>", 1, dtype)
+        return _Math("TensorFloat32", np.dtype(np.uint32), depth=1, pooled_words=16)
+    return _Math(f"Exact<{ctype(dtype)}>", dtype, depth=1, pooled_words=8)
 
 
 def _plan(outputs: int, pixels: int, groups: int, tiles: int, way: _Math) -> tuple[Tile, int]:
@@ -476,7 +484,7 @@ def _contiguous(source: _Source, layout: np.void) -> bool:
     """Whether the windows are the pixels as they lie in memory, four of them always aligned."""
     axes = layout["rows"], layout["columns"]
     return (
-        source.switches is None
+        source.pooling is None
         and all(axis["taps"] == axis["stride"] == axis["step"] == 1 and axis["offset"] == 0 for axis in axes)
         and all(axis["outputs"] == axis["source"] for axis in axes)
         and math.prod(source.size) % 4 == 0

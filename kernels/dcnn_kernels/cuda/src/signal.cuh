@@ -77,16 +77,17 @@ public:
         Index offset;      // of the first window; of any where there is none, so that it may be read
         int place;         // of the pixel in that window, in row order; -1 where there is none
         int down, across;  // windows
-        Index pixel;
+        Index bit;         // of the pixel in the group's first channel
     };
 
     __device__ __forceinline__ Unpooled(const Arrays<T, S>& arrays, const Layout& layout, Index picture, int group)
         : rows(layout.rows.source), columns(layout.columns.source), channels(layout.channels), pooling(layout.pooling),
-          plane(static_cast<Index>(pooling.rows) * pooling.columns), first(static_cast<Index>(group) * channels) {
-        const Index all = static_cast<Index>(layout.groups) * channels;
+          plane(static_cast<Index>(pooling.rows) * pooling.columns), pixels(static_cast<Index>(rows) * columns),
+          first_bit(static_cast<Index>(group) * channels * pixels) {
+        const Index all = static_cast<Index>(layout.groups) * channels, first = static_cast<Index>(group) * channels;
         values = in_registers(arrays.values + (picture * all + first) * plane);
         switches = in_registers(arrays.switches + (picture * all + first) * plane);
-        if (Masked) mask = in_registers(arrays.mask + picture * ((all * rows * columns + 7) / 8));
+        if (Masked) mask = in_registers(arrays.mask + picture * ((all * pixels + 7) >> 3));
     }
 
     __device__ __forceinline__ Place at(int row, int column) const {
@@ -101,7 +102,7 @@ public:
                                    pooling.by_columns, left, j);
         const bool seen = inside && down > 0 && across > 0;
         return {static_cast<Index>(top) * pooling.columns + left, seen ? i * pooling.ksize_columns + j : -1, seen ? down : 0, across,
-                static_cast<Index>(row) * columns + column};
+                first_bit + static_cast<Index>(row) * columns + column};
     }
 
     struct Fetched {
@@ -120,14 +121,15 @@ public:
             fetched.value = __ldg(values + window);
             fetched.choice = __ldg(switches + window);
         }
-        if (Masked) fetched.passes = __ldg(mask + bit(place, channel) / 8);
+        if (Masked) fetched.passes = __ldg(mask + ((channel * pixels + place.bit) >> 3));
         return fetched;
     }
 
     __device__ __forceinline__ T value(const Fetched& fetched, const Place& place, int channel) const {
-        bool passes = channel < channels && (Overlap || static_cast<int>(fetched.choice) == place.place);
-        if (Masked) passes = passes && fetched.passes >> (bit(place, channel) % 8) & 1;
-        if (pooling.rectify) passes = passes && !(Accumulate<T>(fetched.value) < Accumulate<T>(0));
+        // Without short cuts, which would be branches.
+        bool passes = (channel < channels) & (Overlap | (static_cast<int>(fetched.choice) == place.place));
+        if (Masked) passes &= fetched.passes >> static_cast<int>((channel * pixels + place.bit) & 7) & 1;
+        passes &= !((pooling.rectify != 0) & (Accumulate<T>(fetched.value) < Accumulate<T>(0)));
         return passes ? fetched.value : T(0.0f);
     }
 
@@ -154,13 +156,9 @@ private:
         return T(sum);
     }
 
-    __device__ __forceinline__ Index bit(const Place& place, int channel) const {
-        return (first + channel) * rows * columns + place.pixel;
-    }
-
     int rows, columns, channels;
     Pooling pooling;
-    Index plane, first;
+    Index plane, pixels, first_bit;
     const T* values;
     const S* switches;
     const unsigned char* mask = nullptr;
