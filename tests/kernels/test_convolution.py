@@ -1,5 +1,6 @@
 import threading
 import tracemalloc
+from types import SimpleNamespace
 
 import chainer.functions as F
 import numpy as np
@@ -460,6 +461,22 @@ def test_division_by_multiplication():
         assert 0 < multiplier < 2**32
         near = np.concatenate([numbers, numbers // divisor * divisor])
         assert [int(number) * multiplier >> shift for number in near] == (near // divisor).tolist()
+
+
+@cuda_only
+def test_devices_without_tf32_stay_exact(monkeypatch):
+    from dcnn_kernels.cuda import convolution, settings
+
+    names = []
+    for capability in ("75", "80", "120"):
+        monkeypatch.setattr(convolution.cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability=capability))  # noqa: B023
+        with settings.precision("tf32"):
+            names.append([convolution._way(np.dtype(dtype)).name for dtype in (np.float16, np.float32, np.float64)])
+    assert names == [
+        ["Half", "Exact<float>", "Exact<double>"],
+        ["Half", "TensorFloat32", "Exact<double>"],
+        ["Half", "TensorFloat32", "Exact<double>"],
+    ]
 
 
 @cuda_only
