@@ -41,7 +41,7 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         self.handles: dict[int, Any] = {}
-        self.graphs: dict[tuple[Any, ...], _Graph | BackendError] = {}
+        self.graphs: dict[tuple[Any, ...], _Graph | str] = {}
 
 
 _kept = _Kept()
@@ -78,18 +78,18 @@ def transposed_convolution_2d(x: Array, W: Array, y: Array, stride: Pair, pad: P
 
 
 @functools.cache
-def _frontend() -> ModuleType | BackendError:
-    """The Python package of cuDNN, or why there is none."""
+def _frontend() -> ModuleType | str:
+    """The Python package of cuDNN, or why there is none. (An error that is kept would keep the arrays of whom it was raised to.)"""
     try:
         return importlib.import_module("cudnn")
     except (ImportError, OSError, RuntimeError) as error:
-        return BackendError(f"cuDNN isn't here: {error}; it comes with `pip install nvidia-cudnn-frontend nvidia-cudnn-cu13`")
+        return f"cuDNN isn't here: {error}; it comes with `pip install nvidia-cudnn-frontend nvidia-cudnn-cu13`"
 
 
 def _run(operation: str, x: Array, W: Array, y: Array, stride: Pair, pad: Pads, dilate: Pair) -> None:
     cudnn = _frontend()
-    if isinstance(cudnn, BackendError):
-        raise cudnn
+    if isinstance(cudnn, str):
+        raise BackendError(cudnn)
     device = cupy.cuda.runtime.getDevice()
     for name, array in (("x", x), ("W", W)):
         if array.data.device_id != device:
@@ -104,8 +104,8 @@ def _run(operation: str, x: Array, W: Array, y: Array, stride: Pair, pad: Pads, 
         found = _kept.graphs[key] = _plan(
             cudnn, device, operation, (x.shape, W.shape, y.shape), y.dtype, stride, pad, dilate, exact
         )
-    if isinstance(found, BackendError):
-        raise found
+    if isinstance(found, str):
+        raise BackendError(found)
     handle = _kept.handles[device]
     cudnn.set_stream(handle, cupy.cuda.get_current_stream().ptr)
     workspace = cupy.empty(max(1, found.workspace), np.uint8)
@@ -123,11 +123,11 @@ def _plan(
     pad: Pads,
     dilate: Pair,
     exact: bool,
-) -> _Graph | BackendError:
+) -> _Graph | str:
     """A graph of one convolution of contiguous arrays, or why cuDNN has none."""
     what = f"{operation} of {dtype} x {shapes[0]}, W {shapes[1]}, stride {stride}, pad {pad}, dilate {dilate}"
     if dtype == np.float64:
-        return BackendError(f"cuDNN serves float16 and float32 here, not {what}")
+        return f"cuDNN serves float16 and float32 here, not {what}"
     kind = cudnn.data_type.HALF if dtype == np.float16 else cudnn.data_type.FLOAT
     notes = [cudnn.numerical_note.NONDETERMINISTIC]
     if dtype == np.float32 and exact:
@@ -167,7 +167,7 @@ def _plan(
         graph.build_plans()
         return _Graph(graph, x, W, y, graph.get_workspace_size())
     except (cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError) as error:
-        return BackendError(f"cuDNN can't do {what}: {error}")
+        return f"cuDNN can't do {what}: {error}"
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:
