@@ -16,7 +16,7 @@ STEPS = ("validate", "build_operation_graph", "create_execution_plans", "deselec
 
 
 class UnsupportedError(Exception):
-    """As cudnnGraphNotSupportedError, no RuntimeError."""
+    """As cudnnGraphNotSupportedError: no RuntimeError."""
 
 
 class Tensor:
@@ -116,7 +116,6 @@ def cudnn(monkeypatch):
     notes = ("TENSOR_CORE", "DOWN_CONVERT_INPUTS", "REDUCED_PRECISION_REDUCTION", "NONDETERMINISTIC")
     fake.numerical_note = SimpleNamespace(**{note: note for note in notes})
     fake.heur_mode = SimpleNamespace(A="A", FALLBACK="FALLBACK")
-    fake.cudnnGraphNotSupportedError = UnsupportedError
     fake.pygraph = lambda **given: Graph(fake, **given)
 
     def create_handle():

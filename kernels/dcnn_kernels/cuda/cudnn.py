@@ -79,7 +79,7 @@ def transposed_convolution_2d(x: Array, W: Array, y: Array, stride: Pair, pad: P
 
 @functools.cache
 def _frontend() -> ModuleType | str:
-    """The Python package of cuDNN, or why there is none. (An error that is kept would keep the arrays of whom it was raised to.)"""
+    """The Python package of cuDNN, or why there is none; as text, since a kept error keeps the arrays of those it was raised to."""
     try:
         return importlib.import_module("cudnn")
     except (ImportError, OSError, RuntimeError) as error:
@@ -166,7 +166,7 @@ def _plan(
         graph.check_support()
         graph.build_plans()
         return _Graph(graph, x, W, y, graph.get_workspace_size())
-    except (cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError) as error:
+    except Exception as error:  # cuDNN's own errors, and those of a package of another version
         return f"cuDNN can't do {what}: {error}"
 
 
