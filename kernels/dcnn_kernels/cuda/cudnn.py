@@ -79,7 +79,7 @@ def transposed_convolution_2d(x: Array, W: Array, y: Array, stride: Pair, pad: P
 
 @functools.cache
 def _frontend() -> ModuleType | str:
-    """The Python package of cuDNN, or why there is none; as text, since a kept error keeps the arrays of those it was raised to."""
+    """The Python package of cuDNN, or why there is none: as text, for a kept error keeps the arrays of those it was raised to."""
     try:
         return importlib.import_module("cudnn")
     except (ImportError, OSError, RuntimeError) as error:
