@@ -1,6 +1,7 @@
 """Compiles every kernel for every architecture, and records what each needs in kernels/dcnn_kernels/cuda/resources.csv.
 
     python -m tests.host.resources            finds the kernels by running their tests, compiles them, writes the file
+    python -m tests.host.resources --new      compiles only those that the file lacks, drops those no longer launched
     python -m tests.host.resources --listed   compiles the kernels that the file lists, writes the file
     python -m tests.host.resources --check    compiles the kernels that the file lists; status 1 if anything differs
 
@@ -15,7 +16,6 @@ import argparse
 import csv
 import ctypes
 import importlib.util
-import io
 import json
 import os
 import re
@@ -24,6 +24,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.host import run
 from tests.host.host_build import RESOURCES
@@ -35,13 +36,21 @@ FIELDS = ("file", "kernel", "shared", *(f"{what}_{arch}" for what in ("registers
 TOGETHER = 40
 
 Kernel = tuple[str, str]
-Row = dict[str, str | int]
+Row = dict[str, Any]
 
 
-def listed() -> list[Kernel]:
-    """The kernels in the file: (source, instance)."""
+def rows_of_file() -> dict[Kernel, Row]:
+    """The rows recorded, by (source, instance)."""
     with RESOURCES.open(encoding="utf-8", newline="") as file:
-        return [(row["file"], row["kernel"]) for row in csv.DictReader(file)]
+        return {(row["file"], row["kernel"]): dict(row) for row in csv.DictReader(file)}
+
+
+def write(rows: dict[Kernel, Row]) -> None:
+    """Writes the file."""
+    with RESOURCES.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
 
 
 def launched() -> list[Kernel]:
@@ -126,8 +135,8 @@ def find_nvrtc() -> tuple[ctypes.CDLL, Path] | None:
     return None
 
 
-def measure(kernels: list[Kernel]) -> str:
-    """Compiles kernels for all architectures; gives the text of the file."""
+def measure(kernels: list[Kernel]) -> dict[Kernel, Row]:
+    """Compiles kernels for all architectures; gives their rows."""
     parts = []
     for file in sorted({file for file, _ in kernels}):
         names = sorted(kernel for source, kernel in kernels if source == file)
@@ -146,25 +155,26 @@ def measure(kernels: list[Kernel]) -> str:
         )
     for file, names in parts if nvrtc else ():
         compile_by_nvrtc(file, names, *nvrtc)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    return text.getvalue()
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--listed", action="store_true", help="only the kernels that the file lists")
-    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    parser.add_argument("--new", action="store_true", help="compile only the kernels that the file lacks")
+    parser.add_argument("--listed", action="store_true", help="the kernels that the file lists, without running the tests")
+    parser.add_argument("--check", action="store_true", help="those too, compared with the file instead of written to it")
     options = parser.parse_args()
-    text = measure(listed() if options.listed or options.check else launched())
+    recorded = rows_of_file()
+    kernels = sorted(recorded) if options.listed or options.check else launched()
+    kept = {kernel: recorded[kernel] for kernel in kernels if options.new and kernel in recorded}
+    rows = kept | measure([kernel for kernel in kernels if kernel not in kept])
     if not options.check:
-        RESOURCES.write_text(text, encoding="utf-8")
+        write({kernel: rows[kernel] for kernel in sorted(rows)})
         return 0
-    recorded = RESOURCES.read_text(encoding="utf-8").splitlines()
-    changed = sorted(set(text.splitlines()) ^ set(recorded))
-    print("\n".join(changed) if changed else "nothing changed")
+    changed = [kernel for kernel, row in rows.items() if {key: str(value) for key, value in row.items()} != recorded[kernel]]
+    for kernel in changed:
+        print(f"recorded {recorded[kernel]}\nmeasured {rows[kernel]}")
+    print(f"{len(changed)} of {len(rows)} kernels changed")
     return bool(changed)
 
 
