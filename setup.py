@@ -46,6 +46,7 @@ setup(
     extras_require={
         "plot": PLOT,
         "demo": DEMO,
+        "cpu": ["numba>=0.60"],
         "cuda12x": ["cupy-cuda12x>=13"],
         "cuda13x": ["cupy-cuda13x>=13.6"],
         "test": TEST,

@@ -76,6 +76,8 @@ def test_the_kernels_import_downwards():
         imports = imported(path, "dcnn_kernels")
         if place[0] == "reference":
             assert imports <= {"reference", "geometry", "arrays"}, path
+        elif place[0] == "compiled":
+            assert imports <= {"compiled", "reference", "geometry", "arrays"}, path
         elif place[0] in ("arrays.py", "geometry.py"):
             assert not imports, path
         elif place[0] == "cuda":
@@ -94,7 +96,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_kernels_loads_numpy_only():
-    assert not loaded_by("import dcnn_kernels") & {"chainer", "cupy", "torch", "scipy", "dcnn_visualizer"}
+    assert not loaded_by("import dcnn_kernels") & {"chainer", "cupy", "numba", "torch", "scipy", "dcnn_visualizer"}
 
 
 def test_importing_the_front_end_loads_no_extras():
@@ -102,7 +104,7 @@ def test_importing_the_front_end_loads_no_extras():
     statement = "; ".join(f"import dcnn_visualizer.{module}" for module in modules)
     # Chainer itself loads Pillow and h5py where it finds them.
     own = loaded_by(statement) - loaded_by("import dcnn_visualizer.chainer_compat")
-    assert not own & {"torch", "matplotlib", "PIL", "tqdm", "skimage", "chainercv"}
+    assert not own & {"numba", "torch", "matplotlib", "PIL", "tqdm", "skimage", "chainercv"}
 
 
 def test_the_names_lent_to_chainer_are_taken_back():

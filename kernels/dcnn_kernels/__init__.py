@@ -1,6 +1,7 @@
 """Primitives of convolutional networks and of the ways back through them, on NumPy or CuPy arrays.
 
-The backend follows the array; ``backend="reference"`` or ``"cuda"`` forces one. Only NumPy is needed.
+The backend follows the array, and NumPy arrays go to loops compiled by Numba where it is installed; ``backend="reference"``,
+``"compiled"`` or ``"cuda"`` forces one. Only NumPy is needed.
 """
 
 from dcnn_kernels.arrays import BackendError

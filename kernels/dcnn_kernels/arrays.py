@@ -5,7 +5,8 @@ Nothing here imports CuPy: a CuPy array is known by its type's module, so CuPy i
 
 from __future__ import annotations
 
-import importlib
+import functools
+import importlib.util
 import math
 import numbers
 import sys
@@ -19,7 +20,9 @@ import numpy.typing as npt
 Array = Any
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-BACKENDS = ("reference", "cuda")
+BACKENDS = ("reference", "compiled", "cuda")
+#: Primitives that have a compiled form, by module.
+COMPILED = ("convolution", "pooling")
 
 
 class BackendError(RuntimeError):
@@ -59,11 +62,12 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
 
     Args:
         module: Name of the primitive's module, the same in every backend (``"pooling"``).
-        backend: ``"reference"``, ``"cuda"``, or None to follow the arrays.
+        backend: ``"reference"``, ``"compiled"``, ``"cuda"``, or None to follow the arrays: NumPy's go to what is compiled,
+            where Numba is installed and the module is one of :data:`COMPILED`, else to the reference.
         **arrays: The arrays of the call by argument name; None values are passed over.
 
     Returns:
-        ``dcnn_kernels.reference.<module>`` or ``dcnn_kernels.cuda.<module>``.
+        ``dcnn_kernels.reference.<module>``, ``dcnn_kernels.compiled.<module>`` or ``dcnn_kernels.cuda.<module>``.
 
     Raises:
         TypeError: An argument is no array.
@@ -83,17 +87,25 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
         raise BackendError(f"arrays of one call must belong to one backend, got {owners}")
     owner = next(iter(owners.values()))
     if backend is None:
-        backend = owner
+        backend = "compiled" if owner == "reference" and module in COMPILED and _numba_is_installed() else owner
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS} or None, got {backend!r}")
-    if backend != owner:
+    if (backend == "cuda") != (owner == "cuda"):
         raise BackendError(
             f"backend {backend!r} was forced, but the arrays belong to {owner!r}; move them first, nothing is copied unasked"
         )
+    if backend == "compiled" and not _numba_is_installed():
+        raise BackendError("backend 'compiled' was forced, but Numba isn't installed; the extra 'cpu' brings it")
     try:
         return importlib.import_module(f"dcnn_kernels.{backend}.{module}")
     except ModuleNotFoundError as error:
         raise BackendError(f"backend {backend!r} has no {module!r} here: {error}") from error
+
+
+@functools.cache
+def _numba_is_installed() -> bool:
+    """Looks for Numba without importing it."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def check_float(name: str, array: Array, ndim: int | tuple[int, ...], like: Array | None = None) -> None:

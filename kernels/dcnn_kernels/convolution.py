@@ -28,7 +28,7 @@ def convolution_2d(
         pad: Zero padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
         dilate: Step between the taps of a window.
         groups: Number of groups of channels that do not see one another; with as many as channels it is depthwise.
-        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
         Shape (B, O, h, w), of x's dtype: C-contiguous, never a view of x.
@@ -73,7 +73,7 @@ def transposed_convolution_2d(
         dilate: Step between the taps of a window.
         groups: Number of groups of channels that do not see one another.
         outsize: (H, W') of the result, one of those from which the convolution makes (h, w); None is the smallest of them.
-        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
         Shape (B, C, H, W'), of x's dtype: C-contiguous, never a view of x.
@@ -133,7 +133,7 @@ def unpooled_transposed_convolution_2d(
         mask: What :func:`relu_mask` made of the picture that was pooled, uint8: where its bit isn't set, the unpooled signal
             becomes 0. None to ignore the sign.
         rectify: Whether negative values of the unpooled signal become 0.
-        backend: ``"reference"`` or ``"cuda"``; None follows the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
         Shape (B, C, H, W'), of g's dtype: C-contiguous.

@@ -12,7 +12,7 @@ def linear(x: Array, W: Array, b: Array | None = None, *, backend: str | None = 
         x: Inputs (B, n), float32 or float64.
         W: Weights (m, n), of the same dtype.
         b: Bias (m,), of the same dtype; None for none.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Outputs (B, m).
@@ -38,7 +38,7 @@ def linear_adjoint(g: Array, W: Array, *, backend: str | None = None) -> Array:
     Args:
         g: Signal at the outputs (B, m), float32 or float64.
         W: Weights (m, n), of the same dtype: those of the layer.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Signal at the inputs (B, n).

@@ -26,7 +26,7 @@ def local_response_normalization(
         k: Offset, positive or 0.
         alpha: Weight of the sum of squares.
         beta: Exponent.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -63,7 +63,7 @@ def local_response_normalization_gradient(
         k: As in the forward pass.
         alpha: As in the forward pass.
         beta: As in the forward pass.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Signal at the inputs, of the same shape and dtype.
@@ -94,7 +94,7 @@ def batch_normalization(
         mean: Mean (C,), of the same dtype.
         var: Variance (C,), of the same dtype.
         eps: Added to the variance. Chainer's default; TensorFlow's is 1e-3, PyTorch's 1e-5.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -120,7 +120,7 @@ def batch_normalization_adjoint(g: Array, gamma: Array, var: Array, eps: float =
         gamma: Scale (C,), of the same dtype.
         var: Variance (C,), of the same dtype.
         eps: As in the forward pass.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Signal at the inputs, of the same shape and dtype.

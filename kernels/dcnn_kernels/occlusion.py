@@ -21,7 +21,7 @@ def occlude(x: Array, windows: npt.NDArray[np.integer], fill: float | Array, *, 
             of ``geometry.occlusion_windows`` after ``.reshape(-1, 4)``.
         fill: What to put there: a number, or an array of the dtype of ``x`` that can be broadcast to (C, H, W), of which
             each window takes its own part.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Occluded pictures (N, C, H, W).

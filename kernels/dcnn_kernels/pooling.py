@@ -34,7 +34,7 @@ def max_pooling_2d(
         cover_all: Whether a last window may run over the end, so that every pixel is seen.
         mask: Whether to note also where a ReLU after the pooling lets the gradient pass. For a ReLU before it, these are the
             bits of the pixels that the switches point at.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         The maxima (B, C, h, w), and the switches of the same shape: the place of the maximum within its window, counted in
@@ -87,7 +87,7 @@ def unpooling_2d(
         mask: What :func:`relu_mask` made of the rectifier's inputs, of the picture's size, uint8 (B, ceil(C H W / 8)): where
             its bit isn't set the sum becomes 0. None to ignore their sign.
         rectify: Whether negative sums are set to 0.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Signal at the picture (B, C, H, W).
@@ -131,7 +131,7 @@ def average_pooling_2d(
         pad: Padding with zeros: an integer, (rows, columns), or ((top, bottom), (left, right)).
         count_include_pad: Whether to divide by the size of the window (Chainer), or by the number of its places inside the
             picture (TensorFlow). A window wholly in the padding gives 0 either way.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         The averages (B, C, h, w).
@@ -167,7 +167,7 @@ def average_pooling_2d_adjoint(
         stride: Step between windows; None for ``ksize``.
         pad: Padding: an integer, (rows, columns), or ((top, bottom), (left, right)).
         count_include_pad: As in the pooling.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Signal at the picture (B, C, H, W).
@@ -190,7 +190,7 @@ def global_average_pooling_2d(x: Array, *, backend: str | None = None) -> Array:
 
     Args:
         x: Pictures (B, C, H, W), float32 or float64.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         The averages (B, C).
@@ -213,7 +213,7 @@ def global_average_pooling_2d_adjoint(g: Array, insize: PairLike, *, backend: st
     Args:
         g: Signal at the averages (B, C), float32 or float64.
         insize: (H, W) of the feature maps.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Signal at the feature maps (B, C, H, W).

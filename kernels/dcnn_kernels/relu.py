@@ -16,7 +16,7 @@ def relu(x: Array, *, backend: str | None = None) -> Array:
 
     Args:
         x: Inputs (B, ...), float32 or float64.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -36,7 +36,7 @@ def clipped_relu(x: Array, z: float = 6.0, *, backend: str | None = None) -> Arr
     Args:
         x: Inputs (B, ...), float32 or float64.
         z: Upper bound, positive.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -57,7 +57,7 @@ def leaky_relu(x: Array, slope: float = 0.2, *, backend: str | None = None) -> A
     Args:
         x: Inputs (B, ...), float32 or float64.
         slope: Factor of negative values.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -79,7 +79,7 @@ def prelu(x: Array, W: Array, *, backend: str | None = None) -> Array:
     Args:
         x: Inputs (B, C, ...), float32 or float64.
         W: Slope of negative values, of the same dtype: one for all, of shape (), or one a channel, (C,).
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Outputs of the same shape and dtype.
@@ -101,7 +101,7 @@ def relu_mask(x: Array, z: float = math.inf, *, backend: str | None = None) -> A
     Args:
         x: Inputs of the rectifier (B, ...), float32 or float64. NaN gives 0.
         z: Upper bound of a clipped ReLU, positive; inf for none.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the array.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
 
     Returns:
         uint8 array (B, ceil(n / 8)), where n is the number of elements of a sample: element i of the flattened sample is
@@ -139,7 +139,7 @@ def relu_reverse(
         rectify: Whether negative signals are set to 0.
         slope: Factor where the mask's bit isn't set: a number, or for a PReLU the array of its slopes, () or (C,), of the
             same dtype as ``g``. Without a mask it isn't read.
-        backend: ``"reference"`` or ``"cuda"`` to force one; by default that of the arrays.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the arrays.
 
     Returns:
         Signal at the inputs, of the same shape and dtype.

@@ -3,18 +3,20 @@
 Tests call ``kernels.relu(x)`` with ``from tests.kernels.device import kernels``: NumPy arrays in, NumPy arrays out, whatever the
 backend. ``DCNN_TEST_BACKEND`` chooses it:
 
-    reference   the default; ``kernels`` is ``dcnn_kernels`` itself
+    reference   the default
+    compiled    what is compiled by Numba; primitives that aren't run as references
     cuda        every array argument is copied to the device with its strides and its address modulo 16 bytes, and every result
                 back. On the way it is checked that the results are contiguous CuPy arrays of their own and that no argument
                 was written to. CuPy is the one that Python finds: with a GPU the real one, otherwise the stand-in of
                 ``tests/host`` (see ``tests/host/test_kernels.py``, which runs these tests so).
 
-Tests that hold for one backend only are marked ``@reference_only`` or ``@cuda_only`` and not collected for the other. In cuda
-mode ``DCNN_TEST_INDEX=64`` makes all kernels index with 64 bits.
+Tests that hold for one backend only are marked ``@reference_only`` or ``@cuda_only``, those that hold for NumPy's arrays
+``@host_only``; they are not collected for the others. In cuda mode ``DCNN_TEST_INDEX=64`` makes all kernels index with 64 bits.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -25,12 +27,14 @@ import numpy.typing as npt
 import pytest
 
 import dcnn_kernels
+from dcnn_kernels.arrays import COMPILED
 
 BACKEND = os.environ.get("DCNN_TEST_BACKEND", "reference")
 #: Arguments that stay in host memory.
 HOST_ARGUMENTS = {"windows"}
 
 reference_only = pytest.mark.reference_only
+host_only = pytest.mark.host_only
 cuda_only = pytest.mark.cuda_only
 
 
@@ -83,12 +87,20 @@ def _on_device(name: str) -> Callable[..., Any]:
     return call
 
 
+def _on_host(name: str) -> Callable[..., Any]:
+    function = getattr(dcnn_kernels, name)
+    module = function.__module__.removeprefix("dcnn_kernels.")
+    return functools.partial(function, backend=BACKEND if module in COMPILED else "reference")
+
+
 class _Kernels:
-    """The primitives of ``dcnn_kernels`` between copies to the device and back; its other names as they are."""
+    """The primitives of ``dcnn_kernels`` on the backend under test; its other names as they are."""
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(dcnn_kernels, name)
-        return _on_device(name) if inspect.isfunction(value) else value
+        if not inspect.isfunction(value):
+            return value
+        return _on_device(name) if BACKEND == "cuda" else _on_host(name)
 
 
-kernels: Any = _Kernels() if BACKEND == "cuda" else dcnn_kernels
+kernels: Any = _Kernels()

@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 
 import numpy as np
 import pytest
@@ -25,9 +25,22 @@ def test_the_backend_is_the_arrays_own():
 
 
 def test_select_backend_follows_the_arrays_and_passes_none_over():
-    expected = importlib.import_module("dcnn_kernels.reference.pooling")
-    assert select_backend("pooling", None, x=np.zeros(1), b=None) is expected
-    assert select_backend("pooling", "reference", x=np.zeros(1)) is expected
+    expected = importlib.import_module("dcnn_kernels.reference.linear")
+    assert select_backend("linear", None, x=np.zeros(1), b=None) is expected
+    assert select_backend("linear", "reference", x=np.zeros(1)) is expected
+
+
+def test_numpy_arrays_go_to_what_is_compiled_where_numba_is_installed():
+    chosen = select_backend("pooling", None, x=np.zeros(1))
+    if importlib.util.find_spec("numba"):
+        assert chosen is select_backend("pooling", "compiled", x=np.zeros(1))
+        assert chosen.__name__ == "dcnn_kernels.compiled.pooling"
+        with pytest.raises(BackendError, match="backend 'compiled' has no 'linear' here"):
+            select_backend("linear", "compiled", x=np.zeros(1))
+    else:
+        assert chosen is select_backend("pooling", "reference", x=np.zeros(1))
+        with pytest.raises(BackendError, match="'compiled' was forced, but Numba isn't installed; the extra 'cpu' brings it"):
+            select_backend("pooling", "compiled", x=np.zeros(1))
 
 
 def test_select_backend_names_the_argument_that_is_no_array():
@@ -38,8 +51,9 @@ def test_select_backend_names_the_argument_that_is_no_array():
 def test_a_forced_backend_that_cannot_run_is_an_error():
     with pytest.raises(BackendError, match="'cuda' was forced, but the arrays belong to 'reference'"):
         select_backend("linear", "cuda", x=np.zeros(1))
-    with pytest.raises(BackendError, match="'reference' was forced, but the arrays belong to 'cuda'"):
-        select_backend("linear", "reference", x=FakeCupyArray())
+    for backend in ("reference", "compiled"):
+        with pytest.raises(BackendError, match=f"'{backend}' was forced, but the arrays belong to 'cuda'"):
+            select_backend("linear", backend, x=FakeCupyArray())
     with pytest.raises(BackendError, match=r"one backend, got .*'x': 'reference'.*'W': 'cuda'"):
         select_backend("linear", None, x=np.zeros(1), W=FakeCupyArray())
     with pytest.raises(BackendError, match="has no 'no_such_module' here"):

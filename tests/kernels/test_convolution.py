@@ -12,7 +12,7 @@ import dcnn_kernels as reference
 from dcnn_kernels import geometry
 from dcnn_kernels.arrays import index_dtype
 from tests import oracle
-from tests.kernels.device import cuda_only, kernels, reference_only
+from tests.kernels.device import cuda_only, host_only, kernels
 from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -170,7 +170,7 @@ def test_layers_of_many_tiles_are_chainers(batch, channels, filters, side, ksize
     assert_close(kernels.transposed_convolution_2d(g, W, c, 1, ksize // 2), F.deconvolution_2d(g, W, c, 1, ksize // 2).array)
 
 
-@reference_only
+@host_only
 @pytest.mark.parametrize("direction", [kernels.convolution_2d, kernels.transposed_convolution_2d])
 @pytest.mark.parametrize(("channels", "side"), [(32, 80), (128, 28), (256, 14)])
 def test_working_memory_does_not_grow_with_the_batch(direction, channels, side):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import dcnn_kernels
-from tests.kernels.device import BACKEND, kernels, reference_only
+from dcnn_kernels.arrays import COMPILED
+from tests.kernels.device import BACKEND, host_only, kernels
 
 PRIMITIVES = sorted(set(dcnn_kernels.__all__) - {"BackendError"})
 #: A call of each primitive.
@@ -66,17 +67,21 @@ def test_signatures_agree_but_for_the_backend(name):
     assert {reference[key].kind for key in reference} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
+@pytest.mark.parametrize("floor", ["compiled", "cuda"])
 @pytest.mark.parametrize("name", PRIMITIVES)
-def test_the_cuda_floor_has_the_signatures_of_the_reference(name):
-    """Read, not imported: it imports CuPy."""
+def test_the_other_floors_have_the_signatures_of_the_reference(name, floor):
+    """Read, not imported: they import Numba and CuPy."""
     reference = floors(name)[1]
-    path = Path(dcnn_kernels.__file__).parent / "cuda" / Path(inspect.getfile(reference)).name
+    path = Path(dcnn_kernels.__file__).parent / floor / Path(inspect.getfile(reference)).name
+    assert path.exists() == (floor == "cuda" or path.stem in COMPILED)
+    if not path.exists():
+        return
     functions = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
-    cuda = next(node for node in functions if node.name == name)
-    assert [argument.arg for argument in cuda.args.args] == list(inspect.signature(reference).parameters)
-    others = (cuda.args.posonlyargs, cuda.args.vararg, cuda.args.kwonlyargs, cuda.args.kwarg, cuda.args.defaults)
+    other = next(node for node in functions if node.name == name)
+    assert [argument.arg for argument in other.args.args] == list(inspect.signature(reference).parameters)
+    others = (other.args.posonlyargs, other.args.vararg, other.args.kwonlyargs, other.args.kwarg, other.args.defaults)
     assert not any(others)
-    assert ast.get_docstring(cuda)
+    assert ast.get_docstring(other)
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
@@ -94,10 +99,13 @@ def test_every_argument_and_annotation_is_documented(name):
 def test_the_backend_can_be_forced_and_one_that_cannot_run_is_an_error(name):
     function, arguments = getattr(dcnn_kernels, name), CALLS[name]
     same = getattr(kernels, name)
-    for forced, followed in zip(_tuple(same(*arguments, backend=BACKEND)), _tuple(same(*arguments)), strict=True):
-        np.testing.assert_array_equal(forced, followed)
-    other = "cuda" if BACKEND == "reference" else "reference"
-    with pytest.raises(dcnn_kernels.BackendError, match=f"'{other}' was forced, but the arrays belong to '{BACKEND}'"):
+    module = function.__module__.removeprefix("dcnn_kernels.")
+    floor = "reference" if BACKEND == "compiled" and module not in COMPILED else BACKEND
+    results = (_tuple(same(*arguments, backend=backend)) for backend in (floor, None))
+    for forced, followed in zip(*results, strict=True):
+        np.testing.assert_allclose(forced, followed, rtol=1e-12)
+    owner, other = ("cuda", "reference") if BACKEND == "cuda" else ("reference", "cuda")
+    with pytest.raises(dcnn_kernels.BackendError, match=f"'{other}' was forced, but the arrays belong to '{owner}'"):
         same(*arguments, backend=other)
     with pytest.raises(ValueError, match="backend must be one of"):
         function(*arguments, backend="tpu")
@@ -110,7 +118,7 @@ def test_lists_are_refused(name):
         function(first.tolist(), *rest)
 
 
-@reference_only
+@host_only
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_half_precision_is_refused(name):
     function, (first, *rest) = getattr(dcnn_kernels, name), CALLS[name]

@@ -1,0 +1,41 @@
+"""The tests of the kernels on what Numba compiles, in a process of their own: the backend under test is chosen as it starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba", reason="Numba isn't installed; the extra 'cpu' brings it")
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(*command, **variables):
+    """Runs Python in the project's root; returns what it prints, and fails with it."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"} | variables
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def test_the_kernels_tests_pass_on_the_compiled_floor():
+    printed = run("-m", "pytest", "-q", "tests/kernels", DCNN_TEST_BACKEND="compiled")
+    assert " passed" in printed
+    assert "skipped" not in printed
+
+
+def test_numba_is_loaded_by_the_first_call_of_what_is_compiled():
+    calls = "import sys, dcnn_kernels, numpy; x = numpy.ones((1, 1, 2, 2)); dcnn_kernels.relu(x); before = 'numba' in sys.modules"
+    assert run("-c", f"{calls}; dcnn_kernels.max_pooling_2d(x, 2); print(before, 'numba' in sys.modules)").split() == [
+        "False",
+        "True",
+    ]
+
+
+def test_loops_are_compiled_in_memory_where_nothing_can_be_kept(tmp_path):
+    """A cache folder that can't be made, for a file stands in its place."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    code = "import numpy, dcnn_kernels; print(dcnn_kernels.max_pooling_2d(numpy.ones((1, 1, 2, 2)), 2)[0].item())"
+    assert run("-c", code, NUMBA_CACHE_DIR=str(blocked / "below")).strip() == "1.0"
