@@ -128,7 +128,9 @@ def check_window_counts(
         ValueError: Another number of windows, or a window larger than the padded picture.
     """
     for axis, along in enumerate(("rows", "columns")):
-        counts = {output_size(picture[axis], ksize[axis], stride[axis], pad[axis], cover_all=cover) for cover in (False, True)}
+        covering = output_size(picture[axis], ksize[axis], stride[axis], pad[axis], cover_all=True)
+        over = (covering - 1) * stride[axis] + ksize[axis] > picture[axis] + sum(pad[axis])
+        counts = {covering, max(1, covering - over)}
         if shape[axis - 2] not in counts:
             raise ValueError(
                 f"{name} must have {' or '.join(map(str, sorted(counts)))} {along} of windows for {picture_name} {picture}, "

@@ -360,6 +360,12 @@ def test_results_do_not_depend_on_the_blocks(size, monkeypatch):
     np.testing.assert_array_equal(kernels.average_pooling_2d(x, 3, 2, 1), average)
 
 
+def test_a_window_over_the_end_of_a_smaller_picture_goes_back():
+    x = normal(0, (2, 3, 1, 1))
+    y, switches = kernels.max_pooling_2d(x, 2)
+    np.testing.assert_array_equal(kernels.unpooling_2d(y, 1, 2, switches=switches), x)
+
+
 def test_errors_name_what_was_given_and_expected():
     x = normal(0, (1, 2, 6, 6))
     y, switches = kernels.max_pooling_2d(x, 3, 2)
