@@ -16,7 +16,7 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 FLOORS = (
     ("chainer_compat", "rendering", "files", "batching"),
     ("fingerprint", "acceleration", "dataset"),
-    ("traceable_nodes",),
+    ("traceable_nodes", "functions"),
     ("graph",),
     ("traceable_chain", "recording"),
     ("reversal",),

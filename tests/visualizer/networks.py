@@ -5,6 +5,7 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
+import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableParallel, TraceableResidual
 
@@ -99,3 +100,17 @@ def random_chain(rng: np.random.Generator, channels: int = 3, dtype=np.float64) 
 def picture(rng: np.random.Generator, *shape: int, dtype=np.float64) -> np.ndarray:
     """A picture whose values repeat, so that pools meet ties."""
     return (rng.integers(-4, 5, shape) / 4).astype(dtype)
+
+
+def watch_kernels(monkeypatch) -> list[str]:
+    """A list that grows by the name of every kernel that is called."""
+    names = []
+
+    def watched(name, function):
+        return lambda *args, **kwargs: names.append(name) or function(*args, **kwargs)
+
+    for name in dcnn_kernels.__all__:
+        function = getattr(dcnn_kernels, name)
+        if not isinstance(function, type):
+            monkeypatch.setattr(dcnn_kernels, name, watched(name, function))
+    return names

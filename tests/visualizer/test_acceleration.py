@@ -6,18 +6,14 @@ import chainer.links as L
 import numpy as np
 import pytest
 
-import dcnn_kernels
 import dcnn_visualizer
+from tests.visualizer.networks import watch_kernels
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Names of the kernels that ran."""
-    names = []
-    for name in ("convolution_2d", "transposed_convolution_2d"):
-        original = getattr(dcnn_kernels, name)
-        monkeypatch.setattr(dcnn_kernels, name, lambda *a, _name=name, _run=original, **k: names.append(_name) or _run(*a, **k))
-    return names
+    return watch_kernels(monkeypatch)
 
 
 def outputs_and_gradients(function, x, *parameters):
@@ -55,15 +51,50 @@ def test_convolutions_and_their_gradients_equal_chainers(settings, dtype, calls)
             np.testing.assert_allclose(other, one, rtol=tolerance, atol=tolerance * np.abs(one).max())
 
 
-def test_what_the_kernels_do_not_serve_stays_with_chainer(calls):
-    x = np.random.default_rng(0).standard_normal((1, 2, 6, 6)).astype(np.float32)
-    W = np.random.default_rng(1).standard_normal((3, 2, 3, 3)).astype(np.float32)
-    plain = F.convolution_2d(x, W, stride=2, cover_all=True).array
-    half = F.convolution_2d(x.astype(np.float16), W.astype(np.float16)).array
-    with dcnn_visualizer.accelerate():
-        np.testing.assert_array_equal(F.convolution_2d(x, W, stride=2, cover_all=True).array, plain)
-        np.testing.assert_array_equal(F.convolution_2d(x.astype(np.float16), W.astype(np.float16)).array, half)
+def test_links_and_functions_go_through_the_kernels_and_others_stay(calls):
+    x = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    layers = [
+        (L.Convolution2D(3, 4, 3), "convolution_2d"),
+        (F.relu, "relu"),
+        (F.local_response_normalization, "local_response_normalization"),
+        (lambda x: F.max_pooling_2d(x, 2), "max_pooling_2d"),
+        (lambda x: F.unpooling_2d(x, 3, 2), "average_pooling_2d_adjoint"),
+        (L.Deconvolution2D(4, 2, 3), "transposed_convolution_2d"),
+        (F.sigmoid, None),
+        (lambda x: F.max_pooling_nd(x[:, :, 0], 2), None),
+    ]
+    plain = chainer.Sequential(*(layer for layer, _ in layers))(x)
     assert not calls
+    for layer, kernel in layers:
+        with dcnn_visualizer.accelerate():
+            x = layer(x)
+        assert calls == [kernel] * (kernel is not None)
+        calls.clear()
+    np.testing.assert_allclose(x.array, plain.array, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_follow_however_the_forward_pass_was_made(calls):
+    x = chainer.Variable(np.random.default_rng(0).standard_normal((1, 2, 9, 9)))
+    W = np.random.default_rng(1).standard_normal((2, 2, 3, 3))
+
+    def network(x):
+        return F.sum(F.local_response_normalization(F.max_pooling_2d(F.convolution_2d(x, W), 3, 2)) ** 2)
+
+    (expected,) = chainer.grad([network(x)], [x])
+    assert not calls
+    back = {"transposed_convolution_2d", "unpooling_2d", "local_response_normalization_gradient"}
+    with dcnn_visualizer.accelerate():
+        inside = network(x)
+    calls.clear()
+    (gradient,) = chainer.grad([inside], [x])
+    assert set(calls) == back
+    np.testing.assert_allclose(gradient.array, expected.array, rtol=1e-10)
+    outside = network(x)
+    calls.clear()
+    with dcnn_visualizer.accelerate():
+        (gradient,) = chainer.grad([outside], [x])
+    assert set(calls) == back
+    np.testing.assert_allclose(gradient.array, expected.array, rtol=1e-10)
 
 
 def test_a_whole_model_trains_on(calls):
