@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.host import host_build, run
+from tests.host import host_build, resources, run
 
 RUNS = {
     "address": {"DCNN_HOST_SEED": "0", "DCNN_TEST_INDEX": "32"},
@@ -49,3 +50,10 @@ def test_the_kernels_pass_their_tests_under_a_sanitizer(sanitizer, processes):
     lines = (folder / "output").read_text(encoding="utf-8", errors="replace").splitlines()
     assert status == 0, "\n".join(line for line in lines[-200:] if " PASSED " not in line)
     assert " passed" in lines[-1]
+    launched, recorded = (
+        {(file, kernel.partition("<")[0]) for file, kernel in kernels}
+        for kernels in (json.loads((folder / "kernels.json").read_bytes()), resources.rows_of_file())
+    )
+    advice = "run `python -m tests.host.resources --new` where nvcc is"
+    assert launched <= recorded, f"kernels that resources.csv lacks, {advice}: {sorted(launched - recorded)}"
+    assert launched >= recorded, f"kernels of resources.csv that no test launches, {advice}: {sorted(recorded - launched)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,8 +35,10 @@ def _wide_indices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_sessionfinish() -> None:
     if "DCNN_TEST_RECORD" in os.environ:
-        launch = sys.modules["dcnn_kernels.cuda.launch"]
+        from cupy.kernels import LAUNCHED as launched
+
+        from dcnn_kernels.cuda import launch
+
         names = {path.read_text(encoding="utf-8"): path.name for path in launch.SOURCE.glob("*.cu")}
-        launched = sys.modules["cupy.kernels"].LAUNCHED
         record = sorted((names[code], expression) for code, expression in launched if code in names)
         Path(os.environ["DCNN_TEST_RECORD"]).write_text(json.dumps(record), encoding="utf-8")
