@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: A NumPy or CuPy array. CuPy is optional, so its type can't be named here.
+#: A NumPy or CuPy array; for the public primitives, one of any library that speaks DLPack (see ``dlpack.py``). All but NumPy are
+#: optional, so their types can't be named here.
 Array = Any
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -27,6 +28,11 @@ COMPILED = ("convolution", "pooling")
 
 class BackendError(RuntimeError):
     """The backend asked for can't run on the arrays given, or on this machine."""
+
+
+def is_cupy(array: Array) -> bool:
+    """Whether it is a CuPy array; CuPy isn't imported to find out."""
+    return type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "__cuda_array_interface__")
 
 
 def backend_of(array: Array) -> str:
@@ -43,7 +49,7 @@ def backend_of(array: Array) -> str:
     """
     if isinstance(array, np.ndarray):
         return "reference"
-    if type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "__cuda_array_interface__"):
+    if is_cupy(array):
         return "cuda"
     raise TypeError(f"expected a numpy.ndarray or a cupy.ndarray, got {type(array).__module__}.{type(array).__name__}")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from . import geometry
 from .arrays import Array, check_float, check_mask, check_shape, check_switches, select_backend
+from .dlpack import takes_any_array
 from .geometry import PadLike, Pads, Pair, PairLike
 
 
+@takes_any_array
 def convolution_2d(
     x: Array,
     W: Array,
@@ -47,6 +49,7 @@ def convolution_2d(
     return kernels.convolution_2d(x, W, b, *window[1:], groups)
 
 
+@takes_any_array
 def transposed_convolution_2d(
     x: Array,
     W: Array,
@@ -92,6 +95,7 @@ def transposed_convolution_2d(
     return kernels.transposed_convolution_2d(x, W, b, *window[1:], groups, size)
 
 
+@takes_any_array
 def unpooled_transposed_convolution_2d(
     g: Array,
     switches: Array,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.dlpack import takes_any_array
 
 
+@takes_any_array
 def linear(x: Array, W: Array, b: Array | None = None, *, backend: str | None = None) -> Array:
     """Applies a linear layer, ``y = x W^T + b``.
 
@@ -32,6 +34,7 @@ def linear(x: Array, W: Array, b: Array | None = None, *, backend: str | None = 
     return run(x, W, b)
 
 
+@takes_any_array
 def linear_adjoint(g: Array, W: Array, *, backend: str | None = None) -> Array:
     """Carries a signal back through a linear layer without its bias, ``g W``: the adjoint of :func:`linear`.
 

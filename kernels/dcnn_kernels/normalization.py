@@ -5,11 +5,13 @@ from __future__ import annotations
 import numbers
 
 from dcnn_kernels.arrays import Array, check_float, check_number, check_shape, select_backend
+from dcnn_kernels.dlpack import takes_any_array
 
 #: (B, C) and pictures of any number of axes.
 LRN_RANKS = tuple(range(2, 9))
 
 
+@takes_any_array
 def local_response_normalization(
     x: Array, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, *, backend: str | None = None
 ) -> Array:
@@ -41,6 +43,7 @@ def local_response_normalization(
     return run(x, *_lrn_parameters(n, k, alpha, beta))
 
 
+@takes_any_array
 def local_response_normalization_gradient(
     x: Array,
     g: Array,
@@ -80,6 +83,7 @@ def local_response_normalization_gradient(
     return run(x, g, *_lrn_parameters(n, k, alpha, beta))
 
 
+@takes_any_array
 def batch_normalization(
     x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float = 2e-5, *, backend: str | None = None
 ) -> Array:
@@ -112,6 +116,7 @@ def batch_normalization(
     return run(x, gamma, beta, mean, var, check_number("eps", eps))
 
 
+@takes_any_array
 def batch_normalization_adjoint(g: Array, gamma: Array, var: Array, eps: float = 2e-5, *, backend: str | None = None) -> Array:
     """Carries a signal back through :func:`batch_normalization`: multiplies it by ``gamma / sqrt(var + eps)``.
 

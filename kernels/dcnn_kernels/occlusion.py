@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dcnn_kernels.arrays import Array, check_float, check_shape, select_backend
+from dcnn_kernels.dlpack import takes_any_array
 
 
+@takes_any_array
 def occlude(x: Array, windows: npt.NDArray[np.integer], fill: float | Array, *, backend: str | None = None) -> Array:
     """Copies a picture once for each window, and fills the window in each copy.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dcnn_kernels.arrays import Array, check_float, check_mask, check_shape, check_switches, select_backend
+from dcnn_kernels.dlpack import takes_any_array
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, check_window_counts, output_shape, pads, pair
 
 UNPOOLING_MODES = ("switch", "center", "spread")
 
 
+@takes_any_array
 def max_pooling_2d(
     x: Array,
     ksize: PairLike,
@@ -53,6 +55,7 @@ def max_pooling_2d(
     return run(x, windows, steps, padding, bool(cover_all), bool(mask))
 
 
+@takes_any_array
 def unpooling_2d(
     g: Array,
     outsize: PairLike,
@@ -113,6 +116,7 @@ def unpooling_2d(
     return run(g, picture, windows, steps, padding, switches, mode, mask, bool(rectify))
 
 
+@takes_any_array
 def average_pooling_2d(
     x: Array,
     ksize: PairLike,
@@ -148,6 +152,7 @@ def average_pooling_2d(
     return run(x, windows, steps, padding, bool(count_include_pad))
 
 
+@takes_any_array
 def average_pooling_2d_adjoint(
     g: Array,
     insize: PairLike,
@@ -185,6 +190,7 @@ def average_pooling_2d_adjoint(
     return run(g, picture, windows, steps, padding, bool(count_include_pad))
 
 
+@takes_any_array
 def global_average_pooling_2d(x: Array, *, backend: str | None = None) -> Array:
     """Averages each feature map.
 
@@ -207,6 +213,7 @@ def global_average_pooling_2d(x: Array, *, backend: str | None = None) -> Array:
     return run(x)
 
 
+@takes_any_array
 def global_average_pooling_2d_adjoint(g: Array, insize: PairLike, *, backend: str | None = None) -> Array:
     """Carries a signal back through :func:`global_average_pooling_2d`: spreads it evenly over each feature map.
 

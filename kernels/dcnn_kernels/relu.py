@@ -6,11 +6,13 @@ import math
 import numbers
 
 from dcnn_kernels.arrays import Array, check_float, check_mask, check_number, check_shape, select_backend
+from dcnn_kernels.dlpack import takes_any_array
 
 #: Rectifiers work on each element, so any rank with a batch axis will do.
 RANKS = tuple(range(1, 9))
 
 
+@takes_any_array
 def relu(x: Array, *, backend: str | None = None) -> Array:
     """Rectifies, ``max(x, 0)``; NaN stays NaN.
 
@@ -30,6 +32,7 @@ def relu(x: Array, *, backend: str | None = None) -> Array:
     return run(x)
 
 
+@takes_any_array
 def clipped_relu(x: Array, z: float = 6.0, *, backend: str | None = None) -> Array:
     """Rectifies and clips, ``min(max(x, 0), z)``; with ``z=6`` this is ReLU6. NaN stays NaN.
 
@@ -51,6 +54,7 @@ def clipped_relu(x: Array, z: float = 6.0, *, backend: str | None = None) -> Arr
     return run(x, _bound(z))
 
 
+@takes_any_array
 def leaky_relu(x: Array, slope: float = 0.2, *, backend: str | None = None) -> Array:
     """Lets negative values through with a slope, ``max(x, 0) + slope * min(x, 0)``.
 
@@ -71,6 +75,7 @@ def leaky_relu(x: Array, slope: float = 0.2, *, backend: str | None = None) -> A
     return run(x, check_number("slope", slope))
 
 
+@takes_any_array
 def prelu(x: Array, W: Array, *, backend: str | None = None) -> Array:
     """Leaky ReLU with learned slopes, ``max(x, 0) + W * min(x, 0)``.
 
@@ -95,6 +100,7 @@ def prelu(x: Array, W: Array, *, backend: str | None = None) -> Array:
     return run(x, W)
 
 
+@takes_any_array
 def relu_mask(x: Array, z: float = math.inf, *, backend: str | None = None) -> Array:
     """Notes in one bit an element where a rectifier lets the gradient pass: where ``0 < x < z``.
 
@@ -118,6 +124,7 @@ def relu_mask(x: Array, z: float = math.inf, *, backend: str | None = None) -> A
     return run(x, _bound(z))
 
 
+@takes_any_array
 def relu_reverse(
     g: Array,
     mask: Array | None = None,

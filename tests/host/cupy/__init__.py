@@ -6,7 +6,7 @@ beyond a device's limits. What CuPy has and this lacks is an AttributeError; add
 """
 
 from cupy import cuda
-from cupy.arrays import array, asarray, ascontiguousarray, asnumpy, empty, empty_like, full, lookup, ndarray, zeros
+from cupy.arrays import array, asarray, ascontiguousarray, asnumpy, empty, empty_like, from_dlpack, full, lookup, ndarray, zeros
 from cupy.cuda import get_default_memory_pool
 from cupy.kernels import ElementwiseKernel, RawKernel, RawModule
 
@@ -22,6 +22,7 @@ __all__ = [
     "cuda",
     "empty",
     "empty_like",
+    "from_dlpack",
     "full",
     "get_default_memory_pool",
     "ndarray",

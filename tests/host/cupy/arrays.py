@@ -1,6 +1,7 @@
 """``cupy.ndarray``: device memory behind NumPy's own arithmetic. It is no numpy.ndarray, and never becomes one unasked."""
 
 import operator
+from types import SimpleNamespace
 
 import cupy.cuda
 import numpy as np
@@ -20,6 +21,8 @@ METHODS = """
 all any argmax argmin astype copy cumsum dot flatten max mean min prod ravel repeat reshape squeeze sum swapaxes take transpose
 view
 """.split()  # noqa: SIM905
+#: DLPack's number for memory of CUDA devices.
+CUDA = 2
 #: In half precision CuPy multiplies and sums in float32.
 IN_SINGLE = {"matmul", "dot", "einsum", "tensordot", "sum", "mean"}
 
@@ -56,6 +59,15 @@ class ndarray:
         interface = dict(self._host.__array_interface__)
         interface["data"] = (self.data.ptr, False)
         return interface
+
+    def __dlpack_device__(self):
+        return (CUDA, self._memory.device_id)
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """The memory in a capsule. It says that it is the host's, for who reads it has no other."""
+        if stream == 0:
+            raise ValueError("0 is no stream to DLPack: 1 is the legacy default stream")
+        return self._host.__dlpack__(max_version=max_version)
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
@@ -257,6 +269,18 @@ def asarray(a, dtype=None, order=None):
     if isinstance(a, ndarray) and (dtype is None or a.dtype == dtype) and order is None:
         return a
     return array(a, dtype, order=order or "K")
+
+
+def from_dlpack(array):
+    """An array that shares another library's memory."""
+    kind, device_id = array.__dlpack_device__()
+    if kind != CUDA:
+        raise TypeError(f"Unsupported array type: {kind}")
+    capsule = array.__dlpack__(stream=cupy.cuda.get_current_stream().ptr or 1, max_version=(1, 0), copy=None)
+    result = ndarray.__new__(ndarray)
+    result._host = np.from_dlpack(SimpleNamespace(__dlpack__=lambda **_: capsule, __dlpack_device__=lambda: (1, 0)))
+    result._memory = cupy.cuda.Borrowed(result._host.__array_interface__["data"][0], result._host.nbytes, device_id)
+    return result
 
 
 def ascontiguousarray(a, dtype=None):

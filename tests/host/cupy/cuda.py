@@ -5,6 +5,7 @@ AddressSanitizer sees the first byte beyond it; memory that nobody wrote is 0xff
 import ctypes
 import os
 from types import SimpleNamespace
+from typing import ClassVar
 
 _libc = ctypes.CDLL(None)
 _libc.free.argtypes = [ctypes.c_void_p]
@@ -92,19 +93,26 @@ class Device:
 class Stream:
     """A stream; work on it is done at once."""
 
-    ptr = 0
+    _stack: ClassVar = []
 
     def __init__(self, null=False, non_blocking=False, ptds=False):
-        pass
+        self.ptr = 0 if null else id(self)
+
+    @classmethod
+    def from_external(cls, obj):
+        """The stream of another library, which tells (version, pointer)."""
+        stream = cls.__new__(cls)
+        version, stream.ptr = obj.__cuda_stream__()
+        if version != 0 or not isinstance(stream.ptr, int):
+            raise TypeError(f"__cuda_stream__() must return (0, int), got {(version, stream.ptr)}")
+        return stream
 
     def __enter__(self):
+        self._stack.append(self)
         return self
 
     def __exit__(self, *exception):
-        pass
-
-    def use(self):
-        return self
+        self._stack.pop()
 
     def synchronize(self):
         pass
@@ -120,11 +128,11 @@ class Event:
         pass
 
 
-Stream.null = Stream()
+Stream.null = Stream(null=True)
 
 
 def get_current_stream(device_id=-1):
-    return Stream.null
+    return Stream._stack[-1] if Stream._stack else Stream.null
 
 
 def get_device_id():
@@ -192,6 +200,13 @@ class Memory:
     def __array_interface__(self):
         # NumPy takes no null pointer, even of nothing.
         return {"shape": (self.size,), "typestr": "|u1", "data": (self.ptr or ALIGNMENT, False), "version": 3}
+
+
+class Borrowed:
+    """Memory that another library owns."""
+
+    def __init__(self, ptr, size, device_id):
+        self.ptr, self.size, self.device_id = ptr, size, device_id
 
 
 class MemoryPointer:
