@@ -15,11 +15,6 @@ from dcnn_visualizer.graph import PICTURE, Composite, Graph
 from dcnn_visualizer.traceable_nodes import Add, Concatenate, TraceableNode
 
 
-def _check_name(name: str) -> None:
-    if "/" in name:
-        raise ValueError(f"a layer's name must not contain '/', which parts paths, got {name!r}")
-
-
 def compute(node: TraceableNode, *inputs: Array) -> Array:
     """Applies a node to arrays through the kernels, or through Chainer where ``chainer.config.train`` asks for training."""
     if node.differs_in_training and chainer.config.train:
@@ -106,7 +101,7 @@ class TraceableChain(_GraphChain):
         """Registers a callable set within ``init_scope`` as the next layer."""
         registers = callable(value) and self.within_init_scope
         if registers:
-            _check_name(name)
+            self._check_name(name)
         super().__setattr__(name, value)
         if registers and name not in self.layer_names:
             self.layer_names.append(name)
@@ -164,6 +159,11 @@ class TraceableChain(_GraphChain):
         copied = super().copy(mode)
         copied.layer_names = list(self.layer_names)
         return copied
+
+    @staticmethod
+    def _check_name(name: str) -> None:
+        if "/" in name:
+            raise ValueError(f"a layer's name must not contain '/', which parts paths, got {name!r}")
 
     def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds the layers to a graph, in a row.

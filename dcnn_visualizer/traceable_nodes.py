@@ -11,13 +11,14 @@ Reversals after A. Mahendran and A. Vedaldi, "Salient Deconvolutional Networks",
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import chainer.functions as F
 import chainer.links as L
+import numpy as np
 
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
@@ -627,3 +628,405 @@ class Concatenate(TraceableNode):
             raise ValueError(
                 f"the branches of a parallel must agree in all but their channels, got {[tuple(x.shape) for x in inputs]}"
             )
+
+
+class TraceableIdentity(TraceableNode):
+    """Nothing: a name for what went in."""
+
+    window = Window((1, 1))
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input."""
+        return chainer.as_variable(x)
+
+    def record(self, x: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        return x, None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
+        """The identity."""
+        return signal
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "identity"
+
+
+class _SmoothActivation(TraceableNode):
+    """What activations without a corner at zero share: every method goes back by their derivative, g·f'(x).
+
+    Mahendran and Vedaldi's rules are for ReLU, which lets a signal pass or not; these weigh it.
+    """
+
+    window = Window((1, 1))
+
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the input."""
+        return self.compute(x), x
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal * self._derivative(record)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "g·f'(x)"
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        raise NotImplementedError
+
+    def _derivative(self, x: Array) -> Array:
+        raise NotImplementedError
+
+
+def _sigmoid(x: Array) -> Array:
+    # Of the negative absolute value, so that the exponential can't overflow.
+    xp = array_module(x)
+    small = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, small, 1) / (1 + small)
+
+
+class TraceableSigmoid(_SmoothActivation):
+    """1 / (1 + exp(-x)); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``sigmoid``."""
+        return F.sigmoid(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return _sigmoid(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return _sigmoid(x) * _sigmoid(-x)
+
+
+class TraceableTanh(_SmoothActivation):
+    """The hyperbolic tangent; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``tanh``."""
+        return F.tanh(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).tanh(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return 1 - array_module(x).tanh(x) ** 2
+
+
+class TraceableSiLU(_SmoothActivation):
+    """x·sigmoid(x), also called swish; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input times Chainer's ``sigmoid``."""
+        return x * F.sigmoid(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * _sigmoid(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return _sigmoid(x) * (1 + x * _sigmoid(-x))
+
+
+class TraceableHardSigmoid(_SmoothActivation):
+    """min(max(alpha·x + beta, 0), 1); back by its derivative in every method.
+
+    Args:
+        alpha: Slope. PyTorch's is 1/6, the default of ONNX and Chainer 0.2.
+        beta: Value at zero.
+    """
+
+    def __init__(self, alpha: float = 1 / 6, beta: float = 0.5) -> None:
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``clip`` of the line."""
+        return F.clip(x * self.alpha + self.beta, 0.0, 1.0)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).clip(x * self.alpha + self.beta, 0, 1)
+
+    def _derivative(self, x: Array) -> Array:
+        line = x * self.alpha + self.beta
+        return ((line > 0) & (line < 1)) * x.dtype.type(self.alpha)
+
+
+class TraceableHardSwish(_SmoothActivation):
+    """x·min(max(x/6 + 1/2, 0), 1), of MobileNetV3 (Howard et al., ICCV 2019); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input times Chainer's ``clip`` of the line."""
+        return x * F.clip(x / 6 + 0.5, 0.0, 1.0)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * array_module(x).clip(x / 6 + 0.5, 0, 1)
+
+    def _derivative(self, x: Array) -> Array:
+        xp = array_module(x)
+        return xp.where(xp.abs(x) < 3, x / 3 + 0.5, x > 0).astype(x.dtype)
+
+
+class TraceableELU(_SmoothActivation):
+    """x where x > 0, alpha·(exp(x) - 1) elsewhere; back by its derivative in every method.
+
+    Args:
+        alpha: Minus the limit far below zero.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``elu``."""
+        return F.elu(x, self.alpha)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        xp = array_module(x)
+        return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)))
+
+    def _derivative(self, x: Array) -> Array:
+        xp = array_module(x)
+        return xp.where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)))
+
+
+class TraceableSoftmax(TraceableNode):
+    """exp(x) over its sum along the channels; back by its gradient in every method, y·(g - Σ g·y).
+
+    Args:
+        logarithm: Whether to give the logarithm, whose gradient is g - softmax(x)·Σ g.
+    """
+
+    window = Window((1, 1))
+
+    def __init__(self, logarithm: bool = False) -> None:
+        self.logarithm = logarithm
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``softmax`` or ``log_softmax``."""
+        return F.log_softmax(x, axis=1) if self.logarithm else F.softmax(x, axis=1)
+
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the output."""
+        xp = array_module(x)
+        shifted = x - x.max(axis=1, keepdims=True)
+        if self.logarithm:
+            y = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+        else:
+            y = xp.exp(shifted)
+            y /= y.sum(axis=1, keepdims=True)
+        return y, y
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The gradient."""
+        if self.logarithm:
+            return signal - array_module(record).exp(record) * signal.sum(axis=1, keepdims=True)
+        return record * (signal - (signal * record).sum(axis=1, keepdims=True))
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"
+
+
+class TraceableAdaptiveAveragePooling2D(TraceableNode):
+    """Average pooling to a number of windows, (B, C, H, W) to (B, C, h, w); back by its adjoint.
+
+    Of n places in a row, window i of m reaches from ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉, as in PyTorch's ``adaptive_avg_pool2d``.
+
+    Args:
+        outsize: Windows, one integer or (rows, columns).
+    """
+
+    def __init__(self, outsize: PairLike) -> None:
+        self.outsize = pair("outsize", outsize)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``average`` of whole maps, or its ``tensordot`` with each axis's averages."""
+        if self.outsize == (1, 1):
+            return F.average(x, axis=(2, 3), keepdims=True)
+        rows, columns = self._averages(chainer.as_variable(x).array, x.shape[2:])
+        return F.tensordot(F.tensordot(x, rows, axes=((2,), (1,))), columns, axes=((2,), (1,)))
+
+    def record(self, x: Array) -> tuple[Array, Pair]:
+        """Keeps the input's (H, W)."""
+        if self.outsize == (1, 1):
+            return kernels.global_average_pooling_2d(x)[:, :, None, None], x.shape[2:]
+        rows, columns = self._averages(x, x.shape[2:])
+        return rows @ x @ columns.T, x.shape[2:]
+
+    def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:
+        """The adjoint: each value shared out evenly over its window."""
+        if self.outsize == (1, 1):
+            return kernels.global_average_pooling_2d_adjoint(signal[:, :, 0, 0], record)
+        rows, columns = self._averages(signal, record)
+        return rows.T @ signal @ columns
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "adjoint of the average"
+
+    def _averages(self, like: Array, insize: Pair) -> tuple[Array, ...]:
+        """A matrix for rows and one for columns: what share of each place (second axis) a window (first axis) takes."""
+        matrices = []
+        for windows, places in zip(self.outsize, insize, strict=True):
+            matrix = np.zeros((windows, places), like.dtype)
+            for window in range(windows):
+                start, stop = window * places // windows, -(-(window + 1) * places // windows)
+                matrix[window, start:stop] = 1 / (stop - start)
+            matrices.append(array_module(like).asarray(matrix))
+        return tuple(matrices)
+
+
+class TraceablePadding2D(TraceableNode):
+    """A border of one number around each map; back by cutting it off.
+
+    Args:
+        pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
+        value: What the border holds.
+    """
+
+    def __init__(self, pad: PadLike, value: float = 0.0) -> None:
+        self.pads, self.value = pads(pad), value
+
+    @property
+    def window(self) -> Window:  # type: ignore[override]
+        """How outputs look at inputs."""
+        return Window((1, 1), pad=self.pads)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``pad``."""
+        return F.pad(x, ((0, 0), (0, 0), *self.pads), "constant", constant_values=self.value)
+
+    def record(self, x: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        return array_module(x).pad(x, ((0, 0), (0, 0), *self.pads), constant_values=self.value), None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
+        """The part within the border."""
+        (top, bottom), (left, right) = self.pads
+        return signal[:, :, top : signal.shape[2] - bottom, left : signal.shape[3] - right]
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "the border cut off"
+
+
+class TraceableReshape(TraceableNode):
+    """The same values in another shape; back by reshaping.
+
+    Args:
+        shape: The shape of one sample, without the batch axis; one of its sizes may be -1.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``reshape``."""
+        return F.reshape(x, (x.shape[0], *self.shape))
+
+    def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """Keeps the input's shape."""
+        return x.reshape(x.shape[0], *self.shape), x.shape
+
+    def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
+        """Reshapes."""
+        return signal.reshape(record)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "reshaped"
+
+
+def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:
+    """The adjoint of broadcasting: sums over the axes along which an array of this shape was stretched."""
+    array = array.sum(axis=tuple(range(array.ndim - len(shape))))
+    stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 != array.shape[axis])
+    return array.sum(axis=stretched, keepdims=True)
+
+
+class Multiply(TraceableNode):
+    """Product of two inputs, broadcast as NumPy does: a map and its gate, as in squeeze-and-excitation (Hu et al., CVPR 2018).
+
+    Back by the product rule in every method: each factor gets the signal times the other.
+    """
+
+    def forward(self, x: Any, gate: Any) -> chainer.Variable:
+        """Chainer's product."""
+        return chainer.as_variable(x) * gate
+
+    def record(self, x: Array, gate: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps both inputs."""
+        return x * gate, (x, gate)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> tuple[Array, Array]:
+        """The product rule."""
+        x, gate = record
+        return _summed_to(signal * gate, x.shape), _summed_to(signal * x, gate.shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "product rule: times the other factor"
+
+
+class BroadcastAdd(TraceableNode):
+    """Sum of two inputs, broadcast as NumPy does; back, each gets the signal, summed where it was stretched."""
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's sum."""
+        return chainer.as_variable(x) + y
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Keeps both shapes."""
+        return x + y, (x.shape, y.shape)
+
+    def reverse(self, signal: Array, record: tuple[tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """The signal, for each input."""
+        return _summed_to(signal, record[0]), _summed_to(signal, record[1])
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "copied to every summand"
+
+
+class TraceableAffine(chainer.Link, TraceableNode):
+    """x·scale + shift with fixed numbers, or one number a channel; back by the scale.
+
+    Args:
+        scale: A number, or an array that broadcasts against a sample: (C, 1, 1) for one a channel.
+        shift: Likewise.
+    """
+
+    def __init__(self, scale: float | Array = 1.0, shift: float | Array = 0.0) -> None:
+        super().__init__()
+        # Registered, so that arrays move between devices with the chain.
+        self.add_persistent("scale", scale)
+        self.add_persistent("shift", shift)
+
+    @property
+    def window(self) -> Window | None:  # type: ignore[override]
+        """How outputs look at inputs; None where places differ."""
+        shapes = [getattr(number, "shape", ()) for number in (self.scale, self.shift)]
+        return Window((1, 1)) if all(shape == () or shape[1:] == (1, 1) for shape in shapes) else None
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's product and sum."""
+        return chainer.as_variable(x) * self.scale + self.shift
+
+    def record(self, x: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        return x * self.scale + self.shift, None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
+        """g·scale."""
+        return signal * self.scale
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "g·scale"

@@ -19,6 +19,7 @@ FLOORS = (
     ("traceable_nodes", "functions"),
     ("graph",),
     ("traceable_chain", "recording"),
+    ("traceable_graph",),
     ("reversal",),
     ("desalinet", "occlusion"),
     ("importers", "plotting"),

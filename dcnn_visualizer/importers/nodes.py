@@ -1,0 +1,73 @@
+"""Traceable nodes around weights that are there already: arrays are held as they are, never copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+
+import dcnn_visualizer.traceable_nodes as tn
+from dcnn_kernels.arrays import Array
+from dcnn_kernels.geometry import PadLike
+
+_Node = TypeVar("_Node", bound=chainer.Link)
+
+
+class UntraceableError(ValueError):
+    """A network can't be turned into a traceable chain; the message names what stands in the way, and where."""
+
+
+def convolution(
+    W: Array, b: Array | None, stride: Sequence[int], pad: PadLike, dilate: Sequence[int] = (1, 1), groups: int = 1
+) -> tn.TraceableConvolution2D:
+    """A convolution.
+
+    Args:
+        W: Weights (out channels, in channels / groups, rows, columns).
+        b: Bias (out channels,), or None.
+        stride: Step between windows.
+        pad: As :class:`TraceableConvolution2D` takes it.
+        dilate: Step between taps.
+        groups: Number of channel groups.
+    """
+    node = tn.TraceableConvolution2D(
+        None, W.shape[0], W.shape[2:], tuple(stride), pad, b is None, dilate=tuple(dilate), groups=groups
+    )
+    node.in_channels = W.shape[1] * groups
+    return _hold(node, W=W, b=b)
+
+
+def linear(W: Array, b: Array | None) -> tn.TraceableLinear:
+    """A fully connected layer of weights (outputs, inputs) and bias (outputs,), or None."""
+    node = tn.TraceableLinear(None, W.shape[0], b is None)
+    node.in_size = W.shape[1]
+    return _hold(node, W=W, b=b)
+
+
+def batch_normalization(
+    gamma: Array | None, beta: Array | None, mean: Array, var: Array, eps: float
+) -> tn.TraceableBatchNormalization:
+    """A batch normalization of arrays (channels,); without ``gamma`` the scale is one, without ``beta`` the shift zero."""
+    node = tn.TraceableBatchNormalization(
+        mean.shape, eps=eps, dtype=mean.dtype, use_gamma=gamma is not None, use_beta=beta is not None
+    )
+    _hold(node, gamma=gamma, beta=beta)
+    node.avg_mean, node.avg_var = mean, var
+    return node
+
+
+def prelu(W: Array) -> tn.TraceablePReLU:
+    """A parametric ReLU of one slope, () or (1,), or one a channel, (channels,)."""
+    W = W.reshape(()) if W.size == 1 else W
+    return _hold(tn.TraceablePReLU(W.shape), W=W)
+
+
+def _hold(node: _Node, **parameters: Any) -> _Node:
+    held = {name: array for name, array in parameters.items() if array is not None}
+    node.to_device(chainer.backend.get_device_from_array(*held.values()))
+    with node.init_scope():
+        for name, array in held.items():
+            setattr(node, name, chainer.Parameter(array))
+    return node

@@ -1,0 +1,252 @@
+"""PyTorch modules as traceable chains."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from dcnn_visualizer.importers import torch_operators as operators
+from dcnn_visualizer.importers.assembly import Assembly
+from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.importers.torch_operators import Converted, Derived, Value, array_of
+from dcnn_visualizer.traceable_graph import TraceableGraph
+
+#: How far the chain's output for the example may be from the module's, as a share of its largest value. A different network is
+#: further off; rounding stays below, even where PyTorch multiplies in TF32.
+TOLERANCE = 1e-2
+
+
+def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
+    """Makes a traceable chain of a PyTorch module, with equal outputs at inference and the very same weights.
+
+    The module is traced by ``torch.fx``, so its ``forward`` may do anything with tensors but decide by their values or
+    shapes. Any directed acyclic graph of these comes through: convolution, linear layers, batch and local response
+    normalization, the ReLU family, smooth activations, max, average and adaptive pooling, dropout, sums, products,
+    concatenation, padding, softmax, and whatever only reshapes. Operators without a rule of their own in DeconvNet and DeSaliNet
+    (smooth activations, products, softmax) go back by their gradient in every method.
+
+    Layers have the module's qualified names with ``/`` for ``.``: ``layer1/0/conv1``. A functional operator is named after
+    itself within the module that calls it, ``layer1/0/add``; the second use of a module or of a name ends in ``_2``. The name of
+    a module that holds others, ``layer1/0``, names its output. Layers that the output doesn't need are left out.
+
+    Weights are taken over without a copy: the chain's arrays are the memory of the module's tensors, so changes made there in
+    place show here. Weights that ``forward`` computes, such as those of a parametrization, and constants that it subtracts or
+    divides by are taken at their present values.
+
+    Args:
+        module: The module; left as it is, in training mode too.
+        example: Pictures of shape (B, C, H, W) on the module's device, in its dtype, to run it once. Sizes of windows and
+            vectors follow from it where the module doesn't say them.
+
+    Returns:
+        The chain. It picks the last layer's output.
+
+    Raises:
+        TypeError: No module, or no tensor.
+        ValueError: The example has another rank, or isn't finite.
+        UntraceableError: An operator isn't supported, named with its place in the module; or the module can't be traced, takes or
+            returns something other than one tensor, or gives other outputs than its layers do, as with hooks.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if not isinstance(example, torch.Tensor):
+        raise TypeError(f"example must be a torch.Tensor, got {type(example).__name__}")
+    if example.ndim != 4 or not example.numel() or not bool(example.isfinite().all()):
+        raise ValueError(f"example must be finite, of shape (B, C, H, W), got shape {tuple(example.shape)}")
+    with torch.no_grad(), _inference(module):
+        array_of(example)
+        expected = module(example.clone())
+        if not isinstance(expected, torch.Tensor):
+            raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
+        tracer = _Tracer()
+        chain = _Importer(tracer, _trace(tracer, module), example.clone()).chain(tracer.returned)
+    _check_output(chain, example, expected)
+    return chain
+
+
+@contextmanager
+def _inference(module: nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+class _Tracer(fx.Tracer):
+    """Notes what each call of a module returned.
+
+    Attributes:
+        returned: Name of the module and what makes its output, in the order in which calls ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: list[tuple[str, fx.Node]] = []
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy):
+            self.returned.append((self.path_of_module(m), output.node))
+        return output
+
+
+def _trace(tracer: _Tracer, module: nn.Module) -> fx.Graph:
+    required, defaults = [], {}
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.default is not parameter.empty:
+            defaults[name] = parameter.default
+        elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            required.append(name)
+    # A single argument may have a default too.
+    if not required and defaults:
+        defaults.pop(next(iter(defaults)))
+    elif len(required) != 1:
+        raise UntraceableError(f"{type(module).__name__}.forward must take one tensor, it takes {required}")
+    try:
+        return tracer.trace(module, concrete_args=defaults or None)
+    except Exception as error:  # The module's own code may meet fx's proxies in any way.
+        raise UntraceableError(f"torch.fx can't trace {type(module).__name__}: {error}") from error
+
+
+class _Importer(fx.Interpreter):
+    """Runs a traced graph on an example, step by step, and notes the layer that each step amounts to."""
+
+    def __init__(self, tracer: _Tracer, graph: fx.Graph, example: torch.Tensor) -> None:
+        super().__init__(fx.GraphModule(tracer.root, graph), garbage_collect_values=False)
+        self._picture = next(node for node in graph.nodes if node.op == "placeholder")
+        names = [name.replace(".", "/") for name, _ in self.module.named_modules(remove_duplicate=False)]
+        self._layers = Assembly(self._picture, reserved=names)
+        self._values: dict[fx.Node, Any] = {}
+        # Steps that the picture bears on.
+        self._dependent = {self._picture}
+        # A tensor changed in place is from then on what the step that changed it gave, and tensors that see part of its memory
+        # are nothing that a graph could tell.
+        self._changed: dict[fx.Node, fx.Node] = {}
+        self._overwritten: dict[fx.Node, fx.Node] = {}
+        self._versions: dict[fx.Node, int] = {}
+        self.run(example)
+
+    def chain(self, blocks: list[tuple[str, fx.Node]]) -> TraceableGraph:
+        """What was noted, as a chain.
+
+        Args:
+            blocks: Names of modules and what they returned.
+        """
+        (returned,) = next(node for node in self.module.graph.nodes if node.op == "output").args
+        composites = [(name.replace(".", "/"), node) for name, node in blocks if (node.op, node.target) != ("call_module", name)]
+        for path, _ in composites:
+            self._layers.claim(path)
+        return self._layers.finish(self._latest(returned), composites)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one step."""
+        dependent = any(source in self._dependent for source in n.all_input_nodes)
+        arguments = fx.map_arg((n.args, n.kwargs), self._argument) if dependent else ((), {})
+        value = self._values[n] = super().run_node(n)
+        if dependent and n.op != "output":
+            self._dependent.add(n)
+            if isinstance(value, torch.Tensor):
+                try:
+                    node, sources = self._convert(n, value, *arguments)
+                except (UntraceableError, TypeError) as error:
+                    raise UntraceableError(f"{self._place(n)}: {error}") from error
+                path = self._path(n)
+                if n.op == "call_module":
+                    self._layers.claim(path)
+                self._layers.add(n, path, node, [source.origin for source in sources])
+        self._note_changes(n, value)
+        return value
+
+    def _argument(self, node: fx.Node) -> Any:
+        """What a converter gets for an argument that another step made."""
+        value = self._values[node]
+        if node not in self._dependent:
+            return value
+        if isinstance(value, torch.Tensor):
+            latest = self._latest(node)
+            if latest in self._overwritten:
+                writer = self._place(self._overwritten[latest])
+                raise UntraceableError(f"{self._place(node)} is used after {writer} has written in its memory")
+            return Value(latest, tuple(value.shape))
+        return Derived(value)
+
+    def _latest(self, node: fx.Node) -> fx.Node:
+        while node in self._changed:
+            node = self._changed[node]
+        return node
+
+    def _note_changes(self, n: fx.Node, value: Any) -> None:
+        for earlier, version in self._versions.items():
+            tensor = self._values[earlier]
+            if tensor._version == version:
+                continue
+            self._versions[earlier] = tensor._version
+            whole = isinstance(value, torch.Tensor) and (value.shape, value.stride()) == (tensor.shape, tensor.stride())
+            if whole and value.data_ptr() == tensor.data_ptr():
+                if earlier not in self._changed:
+                    self._changed[earlier] = n
+            else:
+                self._overwritten[earlier] = n
+        if isinstance(value, torch.Tensor) and n in self._dependent:
+            self._versions[n] = value._version
+
+    def _convert(self, n: fx.Node, value: torch.Tensor, args: Any, kwargs: Any) -> Converted:
+        if n.op == "call_module":
+            module = self.module.get_submodule(n.target)
+            if isinstance(module, operators.RESHAPING_MODULES):
+                return operators.reshape(args[0], tuple(value.shape), ())
+            for base in type(module).__mro__:
+                if base in operators.MODULES and type(module).forward is base.forward:  # type: ignore[attr-defined]
+                    return operators.MODULES[base](module, *args, **kwargs)
+            raise UntraceableError("this module isn't supported")
+        if n.target in operators.RESHAPES:
+            return operators.reshape(args[0], tuple(value.shape), args[1:] + tuple(kwargs.values()))
+        converter = operators.FUNCTIONS.get(n.target)
+        if converter is None:
+            raise UntraceableError("this operator isn't supported")
+        if converter is not operators.avg_pool2d and any(isinstance(one, Derived) for one in tree_leaves((args, kwargs))):
+            raise UntraceableError("its arguments depend on the size of the picture")
+        return converter(*args, **kwargs)
+
+    def _path(self, n: fx.Node) -> str:
+        if n.op == "call_module":
+            return n.target.replace(".", "/")
+        # fx names steps after their operators: "relu_", and the second "relu__1".
+        name = re.sub(r"_\d+$", "", n.name).rstrip("_")
+        return "/".join([*self._caller(n).split("."), name] if self._caller(n) else [name])
+
+    def _place(self, n: fx.Node) -> str:
+        if n.op == "call_module":
+            return f"{n.target} ({type(self.module.get_submodule(n.target)).__name__})"
+        return f"{re.sub(r'_[0-9]+$', '', n.name)} in {self._caller(n) or 'the outermost module'}"
+
+    @staticmethod
+    def _caller(n: fx.Node) -> str:
+        """Name of the module whose ``forward`` takes this step."""
+        stack = list((n.meta.get("nn_module_stack") or {}).values())
+        return stack[-1][0] if stack else ""
+
+
+def _check_output(chain: TraceableGraph, example: torch.Tensor, expected: torch.Tensor) -> None:
+    picture = array_of(example)
+    device = chainer.backend.get_device_from_array(picture)
+    with chainer.using_device(device), chainer.no_backprop_mode(), chainer.using_config("train", False):
+        output = chain(picture).array
+    wanted = array_of(expected)
+    if output.shape != wanted.shape or not abs(output - wanted).max() <= TOLERANCE * abs(wanted).max():
+        raise UntraceableError(
+            "the module gives other outputs than its layers do: hooks, or tensors changed in place, may be why; "
+            f"they give {output.shape}, the module {wanted.shape}"
+        )

@@ -1,0 +1,485 @@
+"""PyTorch's operators as traceable nodes.
+
+Each converter has the parameters of the operator it stands for. Tensors that depend on the network's input come as
+:class:`Value`, numbers that depend on its shape as :class:`Derived`, weights and constants as they are. It returns the node
+and the values that the node takes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+import dcnn_visualizer.traceable_nodes as tn
+from dcnn_kernels.arrays import Array
+from dcnn_kernels.geometry import Pads
+from dcnn_visualizer.importers import nodes
+from dcnn_visualizer.importers.nodes import UntraceableError
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that depends on the network's input.
+
+    Attributes:
+        origin: What makes it.
+        shape: Its shape for the example.
+    """
+
+    origin: fx.Node
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A number, or several, that came of a tensor's shape: right for pictures as large as the example only.
+
+    Attributes:
+        number: What it is for the example.
+    """
+
+    number: Any
+
+
+Converted = tuple[tn.TraceableNode, list[Value]]
+Converter = Callable[..., Converted]
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """A tensor's memory as a NumPy or CuPy array; no copy.
+
+    Raises:
+        UntraceableError: A dtype or device without arrays.
+    """
+    tensor = tensor.detach()
+    if tensor.dtype not in (torch.float32, torch.float64) and not (tensor.is_cuda and tensor.dtype == torch.float16):
+        raise UntraceableError(f"weights must be float32 or float64 (on CUDA also float16), got {tensor.dtype}")
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    if tensor.device.type == "cuda":
+        import cupy
+
+        return cupy.from_dlpack(tensor)
+    raise UntraceableError(f"weights must be on the CPU or on CUDA, got {tensor.device}")
+
+
+def _optional_array(tensor: torch.Tensor | None) -> Array | None:
+    return None if tensor is None else array_of(tensor)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """An integer or two, as PyTorch takes them: also a sequence of one."""
+    sizes = [value] * 2 if isinstance(value, int) else list(value) * (2 // len(value))
+    return sizes[0], sizes[1]
+
+
+def _ranked(x: Value, rank: int) -> None:
+    if len(x.shape) != rank:
+        raise UntraceableError(f"its input must have {rank} axes, got shape {tuple(x.shape)}")
+
+
+def _axes(x: Value, dim: int | Sequence[int]) -> list[int]:
+    return sorted(axis % len(x.shape) for axis in ([dim] if isinstance(dim, int) else dim))
+
+
+def conv2d(
+    x: Value,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Converted:
+    """Convolution; ``padding="same"`` puts the odd one behind."""
+    _ranked(x, 4)
+    ksize, dilate = weight.shape[2:], _pair(dilation)
+    if padding == "same":
+        totals = [step * (taps - 1) for step, taps in zip(dilate, ksize, strict=True)]
+        rows, columns = ((total // 2, total - total // 2) for total in totals)
+        pad: Pads = (rows, columns)
+    else:
+        vertical, horizontal = _pair(0 if padding == "valid" else padding)
+        pad = ((vertical, vertical), (horizontal, horizontal))
+    return nodes.convolution(array_of(weight), _optional_array(bias), _pair(stride), pad, dilate, groups), [x]
+
+
+def linear(x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Converted:
+    """Fully connected layer on vectors."""
+    _ranked(x, 2)
+    return nodes.linear(array_of(weight), _optional_array(bias)), [x]
+
+
+def batch_norm(
+    x: Value,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Converted:
+    """Batch normalization by its running statistics."""
+    if training or running_mean is None or running_var is None:
+        raise UntraceableError("it normalizes by the statistics of each batch, at inference too")
+    if len(x.shape) not in (2, 4):
+        raise UntraceableError(f"its input must have 2 or 4 axes, got shape {tuple(x.shape)}")
+    statistics = array_of(running_mean), array_of(running_var)
+    return nodes.batch_normalization(_optional_array(weight), _optional_array(bias), *statistics, eps), [x]
+
+
+def relu(x: Value, inplace: bool = False) -> Converted:
+    """ReLU."""
+    return tn.TraceableReLU(), [x]
+
+
+def relu6(x: Value, inplace: bool = False) -> Converted:
+    """ReLU6."""
+    return tn.TraceableClippedReLU(6.0), [x]
+
+
+def hardtanh(x: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Converted:
+    """Clipped ReLU."""
+    return clamp(x, min_val, max_val)
+
+
+def clamp(x: Value, min: float | None = None, max: float | None = None) -> Converted:
+    """ReLU and clipped ReLU."""
+    if min != 0 or not (max is None or max > 0):
+        raise UntraceableError(f"it clips to {min}..{max}; only the lower end 0 is supported")
+    return (tn.TraceableReLU() if max is None else tn.TraceableClippedReLU(float(max))), [x]
+
+
+def leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Converted:
+    """Leaky ReLU."""
+    return tn.TraceableLeakyReLU(negative_slope), [x]
+
+
+def prelu(x: Value, weight: torch.Tensor) -> Converted:
+    """Parametric ReLU."""
+    return nodes.prelu(array_of(weight)), [x]
+
+
+def elu(x: Value, alpha: float = 1.0, inplace: bool = False) -> Converted:
+    """ELU."""
+    return tn.TraceableELU(alpha), [x]
+
+
+def sigmoid(x: Value) -> Converted:
+    """Sigmoid."""
+    return tn.TraceableSigmoid(), [x]
+
+
+def tanh(x: Value) -> Converted:
+    """Hyperbolic tangent."""
+    return tn.TraceableTanh(), [x]
+
+
+def silu(x: Value, inplace: bool = False) -> Converted:
+    """SiLU, also called swish."""
+    return tn.TraceableSiLU(), [x]
+
+
+def hardsigmoid(x: Value, inplace: bool = False) -> Converted:
+    """Hard sigmoid."""
+    return tn.TraceableHardSigmoid(), [x]
+
+
+def hardswish(x: Value, inplace: bool = False) -> Converted:
+    """Hard swish."""
+    return tn.TraceableHardSwish(), [x]
+
+
+def softmax(x: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Converted:
+    """Softmax over the channels."""
+    return _softmax(x, dim, dtype, logarithm=False)
+
+
+def log_softmax(x: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Converted:
+    """Logarithm of the softmax over the channels."""
+    return _softmax(x, dim, dtype, logarithm=True)
+
+
+def _softmax(x: Value, dim: int | None, dtype: Any, logarithm: bool) -> Converted:
+    if dtype is not None or (_axes(x, dim) != [1] if dim is not None else len(x.shape) not in (2, 4)):
+        raise UntraceableError(
+            f"it goes along axis {dim} of shape {tuple(x.shape)}; only axis 1 is supported, in the input's dtype"
+        )
+    return tn.TraceableSoftmax(logarithm), [x]
+
+
+def max_pool2d(
+    x: Value,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Converted:
+    """Max pooling."""
+    _ranked(x, 4)
+    ksize, pad = _pair(kernel_size), _pair(padding)
+    steps = _pair(stride) if stride else ksize
+    if _pair(dilation) != (1, 1):
+        raise UntraceableError(f"its windows are dilated by {dilation}; only windows without gaps are supported")
+    if return_indices:
+        raise UntraceableError("it returns indices beside the maxima")
+    return tn.TraceableMaxPooling2D(ksize, steps, pad, cover_all=ceil_mode), [x]
+
+
+def avg_pool2d(
+    x: Value,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Converted:
+    """Average pooling; windows as large as the maps, by their own word, are the average of the maps."""
+    _ranked(x, 4)
+    if isinstance(kernel_size, Derived) or any(isinstance(size, Derived) for size in _several(kernel_size)):
+        ksize = _pair([size.number if isinstance(size, Derived) else size for size in _several(kernel_size)])
+        if ksize != tuple(x.shape[2:]) or padding not in (0, (0, 0)) or divisor_override:
+            raise UntraceableError(f"its windows {ksize} depend on the size of the picture")
+        return tn.TraceableAdaptiveAveragePooling2D(1), [x]
+    ksize, pad = _pair(kernel_size), _pair(padding)
+    steps = _pair(stride) if stride else ksize
+    if ceil_mode:
+        raise UntraceableError("ceil_mode of average pooling isn't supported")
+    if divisor_override or not (count_include_pad or pad == (0, 0)):
+        raise UntraceableError("it must divide by the size of the window, padding included")
+    return tn.TraceableAveragePooling2D(ksize, steps, pad), [x]
+
+
+def _several(value: Any) -> Sequence[Any]:
+    value = value.number if isinstance(value, Derived) and isinstance(value.number, Sequence) else value
+    return value if isinstance(value, Sequence) else [value]
+
+
+def adaptive_avg_pool2d(x: Value, output_size: Any) -> Converted:
+    """Average pooling to a number of windows."""
+    _ranked(x, 4)
+    if any(size is None for size in _several(output_size)):
+        raise UntraceableError(f"its output size {output_size} depends on the size of the picture")
+    return tn.TraceableAdaptiveAveragePooling2D(_pair(output_size)), [x]
+
+
+def mean(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
+    """Average of each map."""
+    _ranked(x, 4)
+    if dim is None or _axes(x, dim) != [2, 3]:
+        raise UntraceableError(f"it averages over axes {dim}; only rows and columns, (2, 3), are supported")
+    return (tn.TraceableAdaptiveAveragePooling2D(1) if keepdim else tn.TraceableGlobalAveragePooling2D()), [x]
+
+
+def local_response_norm(x: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Converted:
+    """Local response normalization; PyTorch divides alpha by the number of channels in the window."""
+    if size % 2 == 0:
+        raise UntraceableError(f"its window of {size} channels has no centre; odd sizes are supported")
+    return tn.TraceableLocalResponseNormalization(size, k, alpha / size, beta), [x]
+
+
+def dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Converted:
+    """Dropout."""
+    if training and p:
+        raise UntraceableError("it drops at inference too")
+    return (tn.TraceableDropout(p) if p < 1 else tn.TraceableIdentity()), [x]
+
+
+def identity(x: Value, *arguments: Any, **keywords: Any) -> Converted:
+    """What gives back what it was given."""
+    return tn.TraceableIdentity(), [x]
+
+
+def pad(x: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Converted:
+    """A border of one number; the sides of the last axis come first."""
+    _ranked(x, 4)
+    sides = [*pad, *[0] * (4 - len(pad))]
+    if mode != "constant" or len(sides) > 4 or min(sides) < 0:
+        raise UntraceableError(f"it pads {list(pad)} in mode {mode!r}; only constant borders of rows and columns are supported")
+    return tn.TraceablePadding2D(((sides[2], sides[3]), (sides[0], sides[1])), value or 0.0), [x]
+
+
+def cat(tensors: Sequence[Value], dim: int = 0) -> Converted:
+    """Concatenation along the channels."""
+    values = list(tensors)
+    if not all(isinstance(value, Value) for value in values):
+        raise UntraceableError("it concatenates constants")
+    if _axes(values[0], dim) != [1]:
+        raise UntraceableError(f"it concatenates along axis {dim}; only the channels' axis 1 is supported")
+    return tn.Concatenate(), values
+
+
+def add(x: Any, y: Any, alpha: float = 1) -> Converted:
+    """Sum of two tensors, or of a tensor and a constant."""
+    if alpha != 1:
+        raise UntraceableError(f"it weighs a summand by alpha {alpha}")
+    if isinstance(x, Value) and isinstance(y, Value):
+        return (tn.Add() if x.shape == y.shape else tn.BroadcastAdd()), [x, y]
+    value, constant = (x, y) if isinstance(x, Value) else (y, x)
+    return tn.TraceableAffine(shift=_constant(constant)), [value]
+
+
+def sub(x: Any, y: Any, alpha: float = 1) -> Converted:
+    """Difference of a tensor and a constant."""
+    if alpha != 1 or (isinstance(x, Value) and isinstance(y, Value)):
+        raise UntraceableError("only constants can be subtracted, or subtracted from")
+    if isinstance(x, Value):
+        return tn.TraceableAffine(shift=-_constant(y)), [x]
+    return tn.TraceableAffine(-1.0, _constant(x)), [y]
+
+
+def mul(x: Any, y: Any) -> Converted:
+    """Product of two tensors, or of a tensor and a constant."""
+    if isinstance(x, Value) and isinstance(y, Value):
+        return tn.Multiply(), [x, y]
+    value, constant = (x, y) if isinstance(x, Value) else (y, x)
+    return tn.TraceableAffine(_constant(constant)), [value]
+
+
+def div(x: Any, y: Any) -> Converted:
+    """Quotient of a tensor and a constant."""
+    if not isinstance(x, Value) or isinstance(y, Value):
+        raise UntraceableError("only a constant can divide")
+    return tn.TraceableAffine(1 / _constant(y)), [x]
+
+
+def neg(x: Value) -> Converted:
+    """The negative."""
+    return tn.TraceableAffine(-1.0), [x]
+
+
+def _constant(value: Any) -> Any:
+    """A number, or a tensor's memory, without its batch axis of one."""
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    if value.ndim > 3:
+        if value.shape[0] != 1:
+            raise UntraceableError(f"its constant of shape {tuple(value.shape)} differs from sample to sample")
+        value = value[0]
+    return array_of(value)
+
+
+def reshape(x: Value, outshape: tuple[int, ...], arguments: Sequence[Any]) -> Converted:
+    """Whatever keeps the values in their order: view, reshape, flatten, squeeze, unsqueeze.
+
+    Args:
+        x: The input.
+        outshape: The output's shape for the example.
+        arguments: What the operator was given besides ``x``.
+    """
+    if not outshape or outshape[0] != x.shape[0]:
+        raise UntraceableError(f"it turns shape {tuple(x.shape)} into {tuple(outshape)}; the batch must stay the first axis")
+    if outshape == x.shape:
+        return tn.TraceableIdentity(), [x]
+    if len(outshape) == 2:
+        return tn.TraceableFlatten(), [x]
+    if any(isinstance(argument, Derived) for argument in arguments[1:]):
+        raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+    return tn.TraceableReshape(outshape[1:]), [x]
+
+
+#: Functions, and by name the methods of tensors, that keep the values in their order.
+RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "view", "reshape", "flatten", "squeeze", "unsqueeze")
+
+_TARGETS: dict[Converter, tuple[Any, ...]] = {
+    conv2d: (F.conv2d, torch.conv2d),
+    linear: (F.linear,),
+    batch_norm: (F.batch_norm,),
+    relu: (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+    relu6: (F.relu6,),
+    hardtanh: (F.hardtanh, F.hardtanh_),
+    clamp: (torch.clamp, torch.clamp_, torch.clip, "clamp", "clamp_", "clip", "clip_"),
+    leaky_relu: (F.leaky_relu, F.leaky_relu_),
+    prelu: (F.prelu, torch.prelu),
+    elu: (F.elu, F.elu_),
+    sigmoid: (torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_"),
+    tanh: (torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_"),
+    silu: (F.silu,),
+    hardsigmoid: (F.hardsigmoid,),
+    hardswish: (F.hardswish,),
+    softmax: (F.softmax, torch.softmax, "softmax"),
+    log_softmax: (F.log_softmax, torch.log_softmax, "log_softmax"),
+    max_pool2d: (F.max_pool2d, torch.max_pool2d),
+    avg_pool2d: (F.avg_pool2d,),
+    adaptive_avg_pool2d: (F.adaptive_avg_pool2d,),
+    mean: (torch.mean, "mean"),
+    local_response_norm: (F.local_response_norm,),
+    dropout: (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
+    identity: ("contiguous", "clone", "detach", torch.clone),
+    pad: (F.pad,),
+    cat: (torch.cat, torch.concat, torch.concatenate),
+    add: (operator.add, operator.iadd, torch.add, "add", "add_"),
+    sub: (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
+    mul: (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
+    div: (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"),
+    neg: (operator.neg, torch.neg, "neg", "neg_"),
+}
+#: Converters by function, and by the name of a tensor's method.
+FUNCTIONS = {target: converter for converter, targets in _TARGETS.items() for target in targets}
+
+
+def _convolution(module: Any, x: Value) -> Converted:
+    if module.padding_mode != "zeros":
+        raise UntraceableError(f"it pads in mode {module.padding_mode!r}; only zeros are supported")
+    return conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
+
+
+def _batch_normalization(module: Any, x: Value) -> Converted:
+    return batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps)
+
+
+def _max_pooling(module: Any, x: Value) -> Converted:
+    options = module.padding, module.dilation, module.ceil_mode, module.return_indices
+    return max_pool2d(x, module.kernel_size, module.stride, *options)
+
+
+def _average_pooling(module: Any, x: Value) -> Converted:
+    options = module.padding, module.ceil_mode, module.count_include_pad, module.divisor_override
+    return avg_pool2d(x, module.kernel_size, module.stride, *options)
+
+
+#: Converters by the class of a module.
+MODULES: dict[type, Converter] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: lambda module, x: linear(x, module.weight, module.bias),
+    nn.BatchNorm1d: _batch_normalization,
+    nn.BatchNorm2d: _batch_normalization,
+    nn.ReLU: lambda module, x: relu(x),
+    nn.ReLU6: lambda module, x: relu6(x),
+    nn.Hardtanh: lambda module, x: hardtanh(x, module.min_val, module.max_val),
+    nn.LeakyReLU: lambda module, x: leaky_relu(x, module.negative_slope),
+    nn.PReLU: lambda module, x: prelu(x, module.weight),
+    nn.ELU: lambda module, x: elu(x, module.alpha),
+    nn.Sigmoid: lambda module, x: sigmoid(x),
+    nn.Tanh: lambda module, x: tanh(x),
+    nn.SiLU: lambda module, x: silu(x),
+    nn.Hardsigmoid: lambda module, x: hardsigmoid(x),
+    nn.Hardswish: lambda module, x: hardswish(x),
+    nn.Softmax: lambda module, x: softmax(x, module.dim),
+    nn.Softmax2d: lambda module, x: softmax(x, 1),
+    nn.LogSoftmax: lambda module, x: log_softmax(x, module.dim),
+    nn.MaxPool2d: _max_pooling,
+    nn.AvgPool2d: _average_pooling,
+    nn.AdaptiveAvgPool2d: lambda module, x: adaptive_avg_pool2d(x, module.output_size),
+    nn.LocalResponseNorm: lambda module, x: local_response_norm(x, module.size, module.alpha, module.beta, module.k),
+    nn.Dropout: lambda module, x: dropout(x, module.p, module.training),
+    nn.Dropout2d: lambda module, x: dropout(x, module.p, module.training),
+    nn.AlphaDropout: lambda module, x: dropout(x, module.p, module.training),
+    nn.FeatureAlphaDropout: lambda module, x: dropout(x, module.p, module.training),
+    nn.Identity: lambda module, x: identity(x),
+    nn.ConstantPad2d: lambda module, x: pad(x, module.padding, value=module.value),
+    nn.ZeroPad2d: lambda module, x: pad(x, module.padding),
+}
+
+#: Modules that keep the values in their order.
+RESHAPING_MODULES = (nn.Flatten, nn.Unflatten)
