@@ -40,7 +40,7 @@ class Assembly:
         """Makes a reserved path free for whoever comes next."""
         self._reserved.discard(path)
 
-    def add(self, value: Hashable, path: str, node: TraceableNode, sources: Sequence[Hashable]) -> None:
+    def add(self, value: Hashable, path: str, node: TraceableNode, sources: Sequence[Hashable]) -> str:
         """Adds the layer that makes a value of others.
 
         Args:
@@ -48,8 +48,13 @@ class Assembly:
             path: Its name, if that is free; else with a number.
             node: The layer.
             sources: The values it takes, made by layers added before or the picture.
+
+        Returns:
+            The name it got.
         """
-        self._layers[value] = self._free_path(path), node, sources
+        free = self._free_path(path)
+        self._layers[value] = free, node, sources
+        return free
 
     def finish(self, output: Hashable, blocks: Iterable[tuple[str, Hashable]] = ()) -> TraceableGraph:
         """The layers that an output needs, joined.

@@ -56,6 +56,25 @@ def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
         UntraceableError: An operator isn't supported, named with its place in the module; or the module can't be traced, takes or
             returns something other than one tensor, or gives other outputs than its layers do, as with hooks.
     """
+    return trace_module(module, example)[0]
+
+
+def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGraph, dict[str, str]]:
+    """Makes a traceable chain as :func:`from_torch` does, and says where its layers come from.
+
+    Args:
+        module: The module.
+        example: Pictures of shape (B, C, H, W).
+
+    Returns:
+        The chain; and by path, in the order of their calls, the qualified names of the modules that its layers are. Operators
+        that were called as functions, and layers that the output doesn't need, aren't among them.
+
+    Raises:
+        TypeError: As :func:`from_torch`.
+        ValueError: As :func:`from_torch`.
+        UntraceableError: As :func:`from_torch`.
+    """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if not isinstance(example, torch.Tensor):
@@ -68,9 +87,10 @@ def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
         if not isinstance(expected, torch.Tensor):
             raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
         tracer = _Tracer()
-        chain = _Importer(tracer, _trace(tracer, module), example.clone()).chain(tracer.returned)
+        importer = _Importer(tracer, _trace(tracer, module), example.clone())
+        chain = importer.chain(tracer.returned)
     _check_output(chain, example, expected)
-    return chain
+    return chain, {path: name for path, name in importer.modules.items() if path in chain.layer_names}
 
 
 @contextmanager
@@ -121,13 +141,18 @@ def _trace(tracer: _Tracer, module: nn.Module) -> fx.Graph:
 
 
 class _Importer(fx.Interpreter):
-    """Runs a traced graph on an example, step by step, and notes the layer that each step amounts to."""
+    """Runs a traced graph on an example, step by step, and notes the layer that each step amounts to.
+
+    Attributes:
+        modules: Qualified names of the modules that layers are, by the layers' paths.
+    """
 
     def __init__(self, tracer: _Tracer, graph: fx.Graph, example: torch.Tensor) -> None:
         super().__init__(fx.GraphModule(tracer.root, graph), garbage_collect_values=False)
         self._picture = next(node for node in graph.nodes if node.op == "placeholder")
         names = [name.replace(".", "/") for name, _ in self.module.named_modules(remove_duplicate=False)]
         self._layers = Assembly(self._picture, reserved=names)
+        self.modules: dict[str, str] = {}
         self._values: dict[fx.Node, Any] = {}
         # Steps that the picture bears on.
         self._dependent = {self._picture}
@@ -165,7 +190,9 @@ class _Importer(fx.Interpreter):
                 path = self._path(n)
                 if n.op == "call_module":
                     self._layers.claim(path)
-                self._layers.add(n, path, node, [source.origin for source in sources])
+                path = self._layers.add(n, path, node, [source.origin for source in sources])
+                if n.op == "call_module":
+                    self.modules[path] = n.target
         self._note_changes(n, value)
         return value
 
