@@ -17,7 +17,7 @@ WORDS_A_ROW = 1024
 
 
 def fingerprint(arrays: Iterable[Array | None]) -> bytes:
-    """Digest of the shapes, dtypes and contents of some arrays.
+    """Digest of the shapes, dtypes, devices and contents of some arrays.
 
     Every change of one element changes it, and so does every exchange of elements or of whole rows; changes that leave
     both the row sums and the column sums (modulo 2**64) of the words as they were do not, and need at least four
@@ -34,7 +34,8 @@ def fingerprint(arrays: Iterable[Array | None]) -> bytes:
         if array is None:
             digest.update(b"None")
             continue
-        digest.update(f"{array.shape} {array.dtype}".encode())
+        # What was recorded of an array on one device is of no use to the same array on another.
+        digest.update(f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode())
         octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
         whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
         words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)

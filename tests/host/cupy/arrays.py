@@ -11,8 +11,8 @@ FUNCTIONS = """
 absolute add all allclose any arange argmax argmin array_equal array_split atleast_1d broadcast_arrays broadcast_to clip
 concatenate copysign cumsum divide dot einsum equal exp expand_dims flip float_power floor_divide full_like greater
 greater_equal isfinite isinf isnan less less_equal log logical_and logical_not matmul max maximum mean min minimum moveaxis
-multiply nanmax negative not_equal ones ones_like pad power prod repeat reshape rollaxis sign signbit sqrt square squeeze
-stack subtract sum swapaxes take tensordot tile transpose true_divide unpackbits packbits vstack where zeros_like
+multiply nanmax negative not_equal ones ones_like pad power prod reciprocal repeat reshape rollaxis sign signbit sqrt square
+squeeze stack subtract sum swapaxes take tensordot tile transpose true_divide unpackbits packbits vstack where zeros_like
 """.split()  # noqa: SIM905
 CONSTANTS = """
 bool_ complex64 dtype e float16 float32 float64 inf int8 int16 int32 int64 intp nan newaxis pi uint8 uint16 uint32 uint64
@@ -91,6 +91,10 @@ class ndarray:
         if not isinstance(array, np.ndarray):
             raise TypeError(f"Only numpy.ndarray can be set to cupy.ndarray, got {type(array)}")
         self._host[...] = array
+
+    def reduced_view(self):
+        """CuPy's with fewer axes; Chainer's kernels take either."""
+        return self
 
     def fill(self, value):
         self._host.fill(value)

@@ -32,6 +32,7 @@ class CompileException(Exception):
     """The compiler refused a kernel."""
 
 
+cublas = SimpleNamespace()
 memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
 compiler = SimpleNamespace(CompileException=CompileException)
 
@@ -173,6 +174,10 @@ _pool = MemoryPool()
 
 def get_default_memory_pool():
     return _pool
+
+
+def get_default_pinned_memory_pool():
+    return None
 
 
 class Memory:

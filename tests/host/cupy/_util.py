@@ -1,0 +1,5 @@
+"""Names that Chainer looks up here."""
+
+
+class PerformanceWarning(Warning):
+    """Never given."""
