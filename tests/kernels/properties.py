@@ -41,7 +41,7 @@ def check_calls(function: Callable[..., Any], *arrays: Array, batched: int = 1) 
     results = _results(function(*arrays))
     assert results[0].dtype == arrays[0].dtype
     assert not any(np.shares_memory(result, array) for result in results for array in arrays)
-    for layout in (_spaced, np.asfortranarray, _reversed, _shifted):
+    for layout in (_spaced, np.asfortranarray, _reversed, shifted):
         for result, expected in zip(_results(function(*map(layout, arrays))), results, strict=True):
             _assert_same(result, expected)
     for array, copy in zip(arrays, copies, strict=True):
@@ -92,7 +92,7 @@ def _reversed(array: Array) -> Array:
     return array[every_axis].copy()[every_axis]
 
 
-def _shifted(array: Array) -> Array:
+def shifted(array: Array) -> Array:
     """A contiguous view whose address is no multiple of 16 bytes."""
     memory = np.zeros(array.nbytes + 32, np.uint8)
     start = -memory.ctypes.data % 16 + array.itemsize

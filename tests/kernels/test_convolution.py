@@ -13,7 +13,7 @@ from dcnn_kernels import geometry
 from dcnn_kernels.arrays import index_dtype
 from tests import oracle
 from tests.kernels.device import cuda_only, host_only, kernels
-from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal
+from tests.kernels.properties import assert_adjoint, assert_close, check_calls, normal, shifted
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 #: Convolutions of the kinds that networks have: (H, W), W's shape, stride, pad, dilate, groups.
@@ -381,6 +381,23 @@ def test_every_way_to_multiply(dtype, precision, factor, tolerance, layout, kern
     expected = reference.transposed_convolution_2d(g, W, c, *layout[2:], layout[0])
     np.testing.assert_allclose(back, expected, rtol=tolerance, atol=tolerance)
     assert y.dtype == back.dtype == dtype
+
+
+@cuda_only
+@ways
+def test_pixels_are_not_read_in_packs_where_they_begin_between_them(dtype, precision, factor, tolerance, launched):
+    from dcnn_kernels.cuda import settings
+
+    layout = PRODUCTS["pixels as they lie"][0]
+    x, W, g, b, c = arrays(0, *layout, dtype=dtype)
+    with settings.precision(precision):
+        for direction, signal, bias in ((kernels.convolution_2d, x, b), (kernels.transposed_convolution_2d, g, c)):
+            expected = direction(signal, W, bias)
+            assert any("Contiguous" in name for name in launched)
+            launched.clear()
+            np.testing.assert_allclose(direction(shifted(signal), W, bias), expected, rtol=tolerance, atol=tolerance)
+            assert not any("Contiguous" in name for name in launched)
+            launched.clear()
 
 
 @cuda_only
