@@ -22,7 +22,7 @@ import numpy as np
 
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
-from dcnn_kernels.geometry import PadLike, Pair, PairLike, Window, pads, pair
+from dcnn_kernels.geometry import PadLike, Pads, Pair, PairLike, Window, output_size, pads, pair
 
 if TYPE_CHECKING:
     from dcnn_visualizer.reversal import Rule
@@ -424,35 +424,46 @@ class TraceableMaxPooling2D(TraceableNode):
 
 
 class TraceableAveragePooling2D(TraceableNode):
-    """Average pooling, padding counted as zeros as in Chainer; back by its adjoint.
+    """Average pooling; back by its adjoint.
 
     Args:
         ksize: Window, one integer or two.
         stride: Step; None means ``ksize``.
-        pad: One integer, or (rows, columns).
+        pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
+        count_include_pad: Whether padding counts as zeros, as in Chainer, or not at all.
     """
 
-    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PairLike = 0) -> None:
+    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0, count_include_pad: bool = True) -> None:
         self.ksize = pair("ksize", ksize)
         self.stride = self.ksize if stride is None else pair("stride", stride)
-        self.pad = pair("pad", pad, 0)
+        self.pads = pads(pad)
+        self.count_include_pad = count_include_pad
 
     @property
     def window(self) -> Window:  # type: ignore[override]
         """How outputs look at inputs."""
-        return Window(self.ksize, self.stride, pads(self.pad))
+        return Window(self.ksize, self.stride, self.pads)
 
     def forward(self, x: Any) -> chainer.Variable:
-        """Chainer's ``average_pooling_2d``."""
-        return F.average_pooling_2d(x, self.ksize, self.stride, self.pad)
+        """Chainer's ``average_pooling_2d``, after padding by hand where the sides differ."""
+        if any(before != after for before, after in self.pads):
+            y = F.average_pooling_2d(F.pad(x, ((0, 0), (0, 0), *self.pads), "constant"), self.ksize, self.stride)
+        else:
+            y = F.average_pooling_2d(x, self.ksize, self.stride, tuple(before for before, _ in self.pads))
+        if self.count_include_pad:
+            return y
+        # Each window's share of places inside the picture; a window without any averages to 0.
+        ones = array_module(y.array).ones((1, 1, *x.shape[2:]), y.dtype)
+        shares = kernels.average_pooling_2d(ones, self.ksize, self.stride, self.pads)
+        return y / F.broadcast_to(shares + (shares == 0), y.shape)
 
     def record(self, x: Array) -> tuple[Array, Pair]:
         """Keeps the input's (H, W)."""
-        return kernels.average_pooling_2d(x, self.ksize, self.stride, self.pad), x.shape[2:]
+        return kernels.average_pooling_2d(x, self.ksize, self.stride, self.pads, self.count_include_pad), x.shape[2:]
 
     def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:
         """The adjoint: each value shared out evenly over its window."""
-        return kernels.average_pooling_2d_adjoint(signal, record, self.ksize, self.stride, self.pad)
+        return kernels.average_pooling_2d_adjoint(signal, record, self.ksize, self.stride, self.pads, self.count_include_pad)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -922,18 +933,19 @@ class TraceableReshape(TraceableNode):
 
     Args:
         shape: The shape of one sample, without the batch axis; one of its sizes may be -1.
+        kept: How many axes at the end stay as they are, whatever their sizes; ``shape`` doesn't hold them.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
+    def __init__(self, shape: Sequence[int], kept: int = 0) -> None:
+        self.shape, self.kept = tuple(shape), kept
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``reshape``."""
-        return F.reshape(x, (x.shape[0], *self.shape))
+        return F.reshape(x, self._outshape(x.shape))
 
     def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Keeps the input's shape."""
-        return x.reshape(x.shape[0], *self.shape), x.shape
+        return x.reshape(self._outshape(x.shape)), x.shape
 
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Reshapes."""
@@ -942,6 +954,178 @@ class TraceableReshape(TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "reshaped"
+
+    def _outshape(self, inshape: tuple[int, ...]) -> tuple[int, ...]:
+        # NumPy can't tell what -1 stands for in an empty batch.
+        sample, kept = math.prod(inshape[1 : len(inshape) - self.kept]), inshape[len(inshape) - self.kept :]
+        known = math.prod(size for size in self.shape if size != -1)
+        return (inshape[0], *(sample // known if size == -1 else size for size in self.shape), *kept)
+
+
+class TraceableTranspose(TraceableNode):
+    """Axes in another order; back in the old one.
+
+    Args:
+        axes: The input's axes in the output's order; the batch axis, 0, stays first.
+    """
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        if sorted(axes) != list(range(len(axes))) or axes[0] != 0:
+            raise ValueError(f"axes must be 0 and then the others in some order, got {tuple(axes)}")
+        self.axes = tuple(axes)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``transpose``."""
+        return F.transpose(x, self.axes)
+
+    def record(self, x: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        return x.transpose(self.axes), None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
+        """The old order."""
+        return signal.transpose([self.axes.index(axis) for axis in range(len(self.axes))])
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "transposed"
+
+
+class TraceableSlice(TraceableNode):
+    """A part of each sample; back, the rest gets zeros.
+
+    Args:
+        slices: A slice without steps for each axis of a sample, from the channels on; axes at the end may be left out. An integer
+            takes one place and drops the axis.
+    """
+
+    def __init__(self, slices: Sequence[slice | int]) -> None:
+        if any(isinstance(part, slice) and part.step not in (None, 1) for part in slices):
+            raise ValueError(f"slices must have no steps, got {slices!r}")
+        # As plain numbers, so that a recording can tell whether they have changed.
+        self.places = tuple((part.start, part.stop) if isinstance(part, slice) else part for part in slices)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``get_item``."""
+        return chainer.as_variable(x)[self._index()]
+
+    def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """Keeps the input's shape."""
+        return x[self._index()], x.shape
+
+    def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
+        """Zeros around the signal."""
+        back = array_module(signal).zeros(record, signal.dtype)
+        back[self._index()] = signal
+        return back
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "zeros around it"
+
+    def _index(self) -> tuple[slice | int, ...]:
+        return (slice(None), *(slice(*place) if isinstance(place, tuple) else place for place in self.places))
+
+
+class _SizedPooling2D(TraceableNode):
+    """Pooling whose windows depend on the size of the picture: each time, the pooling that fits does the work."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """As the pooling that fits."""
+        return self._fitting(x.shape[2:]).forward(x)
+
+    def record(self, x: Array) -> tuple[Array, tuple[Pair, Any]]:
+        """Keeps the input's (H, W) and what the pooling keeps."""
+        y, record = self._fitting(x.shape[2:]).record(x)
+        return y, (x.shape[2:], record)
+
+    def reverse(self, signal: Array, record: tuple[Pair, Any], rule: Rule) -> Any:
+        """As the pooling that fits."""
+        insize, inner = record
+        return self._fitting(insize).reverse(signal, inner, rule)
+
+    def _fitting(self, insize: Pair) -> TraceableNode:
+        raise NotImplementedError
+
+
+def _ceil_pads(insize: Pair, ksize: Pair, stride: Pair, pad: Pads) -> Pads:
+    """Padding that makes the windows of ``ceil_mode`` fit: the last may run over the end, but starts before it.
+
+    PyTorch and ONNX drop a window that starts behind the picture; Chainer's ``cover_all`` keeps it.
+    """
+    sides = []
+    for size, taps, step, (before, after) in zip(insize, ksize, stride, pad, strict=True):
+        count = output_size(size, taps, step, (before, after), cover_all=True)
+        if (count - 1) * step >= size + before:
+            count -= 1
+        sides.append((before, max(0, (count - 1) * step + taps - size - before)))
+    return sides[0], sides[1]
+
+
+class TraceableCeilMaxPooling2D(_SizedPooling2D):
+    """Max pooling in the ``ceil_mode`` of PyTorch and ONNX; back by unpooling.
+
+    Args:
+        ksize: Window, one integer or two.
+        stride: Step; None means ``ksize``.
+        pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
+    """
+
+    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0) -> None:
+        self.ksize = pair("ksize", ksize)
+        self.stride = self.ksize if stride is None else pair("stride", stride)
+        self.pads = pads(pad)
+
+    def _fitting(self, insize: Pair) -> TraceableMaxPooling2D:
+        padding = _ceil_pads(insize, self.ksize, self.stride, self.pads)
+        return TraceableMaxPooling2D(self.ksize, self.stride, padding, cover_all=False)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return TraceableMaxPooling2D(self.ksize).describe(rule)
+
+
+class TraceableCeilAveragePooling2D(_SizedPooling2D):
+    """Average pooling in the ``ceil_mode`` of PyTorch and ONNX, padding not counted; back by its adjoint.
+
+    Args:
+        ksize: Window, one integer or two.
+        stride: Step; None means ``ksize``.
+        pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
+    """
+
+    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0) -> None:
+        self.ksize = pair("ksize", ksize)
+        self.stride = self.ksize if stride is None else pair("stride", stride)
+        self.pads = pads(pad)
+
+    def _fitting(self, insize: Pair) -> TraceableAveragePooling2D:
+        padding = _ceil_pads(insize, self.ksize, self.stride, self.pads)
+        return TraceableAveragePooling2D(self.ksize, self.stride, padding, count_include_pad=False)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "adjoint of the average"
+
+
+class TraceableAdaptiveMaxPooling2D(_SizedPooling2D):
+    """Max pooling to a number of windows that divides the picture; back by unpooling.
+
+    Args:
+        outsize: Windows, one integer or (rows, columns).
+    """
+
+    def __init__(self, outsize: PairLike) -> None:
+        self.outsize = pair("outsize", outsize)
+
+    def _fitting(self, insize: Pair) -> TraceableMaxPooling2D:
+        if any(size % windows for size, windows in zip(insize, self.outsize, strict=True)):
+            raise ValueError(f"adaptive max pooling of {insize} to {self.outsize} windows: the sizes must divide")
+        return TraceableMaxPooling2D((insize[0] // self.outsize[0], insize[1] // self.outsize[1]))
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return TraceableMaxPooling2D(1).describe(rule)
 
 
 def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from dcnn_visualizer.importers import torch_operators as operators
 from dcnn_visualizer.importers.assembly import Assembly
 from dcnn_visualizer.importers.nodes import UntraceableError
-from dcnn_visualizer.importers.torch_operators import Converted, Derived, Value, array_of
+from dcnn_visualizer.importers.torch_operators import Converted, Derived, Pieces, Value, array_of
 from dcnn_visualizer.traceable_graph import TraceableGraph
 
 #: How far the chain's output for the example may be from the module's, as a share of its largest value. A different network is
@@ -87,8 +88,14 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGra
         if not isinstance(expected, torch.Tensor):
             raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
         tracer = _Tracer()
-        importer = _Importer(tracer, _trace(tracer, module), example.clone())
-        chain = importer.chain(tracer.returned)
+        # Tensors that forward makes become attributes of the module, and are none of its own.
+        own = set(vars(module))
+        try:
+            importer = _Importer(module, _trace(tracer, module), example.clone())
+            chain = importer.chain(tracer.returned)
+        finally:
+            for name in set(vars(module)) - own:
+                delattr(module, name)
     _check_output(chain, example, expected)
     return chain, {path: name for path, name in importer.modules.items() if path in chain.layer_names}
 
@@ -140,17 +147,22 @@ def _trace(tracer: _Tracer, module: nn.Module) -> fx.Graph:
         raise UntraceableError(f"torch.fx can't trace {type(module).__name__}: {error}") from error
 
 
-class _Importer(fx.Interpreter):
+class _Importer:
     """Runs a traced graph on an example, step by step, and notes the layer that each step amounts to.
+
+    Args:
+        module: The module that was traced.
+        graph: What it does.
+        example: Pictures, which may be changed in place.
 
     Attributes:
         modules: Qualified names of the modules that layers are, by the layers' paths.
     """
 
-    def __init__(self, tracer: _Tracer, graph: fx.Graph, example: torch.Tensor) -> None:
-        super().__init__(fx.GraphModule(tracer.root, graph), garbage_collect_values=False)
+    def __init__(self, module: nn.Module, graph: fx.Graph, example: torch.Tensor) -> None:
+        self._module, self._graph, self._example = module, graph, example
         self._picture = next(node for node in graph.nodes if node.op == "placeholder")
-        names = [name.replace(".", "/") for name, _ in self.module.named_modules(remove_duplicate=False)]
+        names = [name.replace(".", "/") for name, _ in module.named_modules(remove_duplicate=False)]
         self._layers = Assembly(self._picture, reserved=names)
         self.modules: dict[str, str] = {}
         self._values: dict[fx.Node, Any] = {}
@@ -161,7 +173,10 @@ class _Importer(fx.Interpreter):
         self._changed: dict[fx.Node, fx.Node] = {}
         self._overwritten: dict[fx.Node, fx.Node] = {}
         self._versions: dict[fx.Node, int] = {}
-        self.run(example)
+        self._pieces: dict[fx.Node, Pieces] = {}
+        for node in graph.nodes:
+            if node.op != "output":
+                self._take(node)
 
     def chain(self, blocks: list[tuple[str, fx.Node]]) -> TraceableGraph:
         """What was noted, as a chain.
@@ -169,32 +184,41 @@ class _Importer(fx.Interpreter):
         Args:
             blocks: Names of modules and what they returned.
         """
-        (returned,) = next(node for node in self.module.graph.nodes if node.op == "output").args
+        (returned,) = next(node for node in self._graph.nodes if node.op == "output").args
         composites = [(name.replace(".", "/"), node) for name, node in blocks if (node.op, node.target) != ("call_module", name)]
         for path, _ in composites:
             self._layers.claim(path)
         return self._layers.finish(self._latest(returned), composites)
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one step."""
+    def _take(self, n: fx.Node) -> None:
+        """Runs one step and notes its layer."""
         dependent = any(source in self._dependent for source in n.all_input_nodes)
         arguments = fx.map_arg((n.args, n.kwargs), self._argument) if dependent else ((), {})
-        value = self._values[n] = super().run_node(n)
-        if dependent and n.op != "output":
+        value = self._values[n] = self._run(n)
+        if dependent:
             self._dependent.add(n)
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) or n.target in operators.SPLITS:
                 try:
-                    node, sources = self._convert(n, value, *arguments)
+                    self._add(n, value, *arguments)
                 except (UntraceableError, TypeError) as error:
                     raise UntraceableError(f"{self._place(n)}: {error}") from error
-                path = self._path(n)
-                if n.op == "call_module":
-                    self._layers.claim(path)
-                path = self._layers.add(n, path, node, [source.origin for source in sources])
-                if n.op == "call_module":
-                    self.modules[path] = n.target
         self._note_changes(n, value)
-        return value
+
+    def _run(self, n: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((n.args, n.kwargs), self._values.__getitem__)
+        match n.op:
+            case "placeholder":
+                # Arguments beyond the picture have their defaults.
+                return self._example if n is self._picture else args[0]
+            case "get_attr":
+                return functools.reduce(getattr, n.target.split("."), self._module)
+            case "call_function":
+                return n.target(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], n.target)(*args[1:], **kwargs)
+            case "call_module":
+                return self._module.get_submodule(n.target)(*args, **kwargs)
+        raise AssertionError(n.op)
 
     def _argument(self, node: fx.Node) -> Any:
         """What a converter gets for an argument that another step made."""
@@ -207,7 +231,7 @@ class _Importer(fx.Interpreter):
                 writer = self._place(self._overwritten[latest])
                 raise UntraceableError(f"{self._place(node)} is used after {writer} has written in its memory")
             return Value(latest, tuple(value.shape))
-        return Derived(value)
+        return self._pieces[node] if node in self._pieces else Derived(value)
 
     def _latest(self, node: fx.Node) -> fx.Node:
         while node in self._changed:
@@ -229,20 +253,39 @@ class _Importer(fx.Interpreter):
         if isinstance(value, torch.Tensor) and n in self._dependent:
             self._versions[n] = value._version
 
+    def _add(self, n: fx.Node, value: Any, args: Any, kwargs: Any) -> None:
+        """Notes the layer that a step amounts to."""
+        if n.target in operators.SPLITS:
+            bound = inspect.signature(lambda x, sizes, dim=0: dim).bind(*args, **kwargs)
+            self._pieces[n] = operators.pieces(args[0], value, bound.arguments.get("dim", 0))
+            return
+        node, sources = self._convert(n, value, args, kwargs)
+        path = self._path(n)
+        if n.op == "call_module":
+            self._layers.claim(path)
+        path = self._layers.add(n, path, node, [source.origin for source in sources])
+        if n.op == "call_module":
+            self.modules[path] = n.target
+
     def _convert(self, n: fx.Node, value: torch.Tensor, args: Any, kwargs: Any) -> Converted:
         if n.op == "call_module":
-            module = self.module.get_submodule(n.target)
+            module = self._module.get_submodule(n.target)
             if isinstance(module, operators.RESHAPING_MODULES):
-                return operators.reshape(args[0], tuple(value.shape), ())
+                return operators.reshape(args[0], tuple(value.shape))
             for base in type(module).__mro__:
                 if base in operators.MODULES and type(module).forward is base.forward:  # type: ignore[attr-defined]
                     return operators.MODULES[base](module, *args, **kwargs)
             raise UntraceableError("this module isn't supported")
         if n.target in operators.RESHAPES:
-            return operators.reshape(args[0], tuple(value.shape), args[1:] + tuple(kwargs.values()))
-        converter = operators.FUNCTIONS.get(n.target)
+            sizes: Sequence[Any] = (*args[1:], *kwargs.values()) if n.target in operators.SHAPED else ()
+            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes
+            return operators.reshape(args[0], tuple(value.shape), sizes)
+        name = f"{getattr(n.target, '__module__', '')}.{getattr(n.target, '__name__', '')}"
+        converter = operators.FUNCTIONS.get(n.target) or operators.FUNCTIONS.get(name)
         if converter is None:
             raise UntraceableError("this operator isn't supported")
+        if converter is operators.permute and len(args) > 2:
+            args = (args[0], args[1:])
         if converter is not operators.avg_pool2d and any(isinstance(one, Derived) for one in tree_leaves((args, kwargs))):
             raise UntraceableError("its arguments depend on the size of the picture")
         return converter(*args, **kwargs)
@@ -256,7 +299,7 @@ class _Importer(fx.Interpreter):
 
     def _place(self, n: fx.Node) -> str:
         if n.op == "call_module":
-            return f"{n.target} ({type(self.module.get_submodule(n.target)).__name__})"
+            return f"{n.target} ({type(self._module.get_submodule(n.target)).__name__})"
         return f"{re.sub(r'_[0-9]+$', '', n.name)} in {self._caller(n) or 'the outermost module'}"
 
     @staticmethod

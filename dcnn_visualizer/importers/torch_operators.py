@@ -232,6 +232,9 @@ def max_pool2d(
         raise UntraceableError(f"its windows are dilated by {dilation}; only windows without gaps are supported")
     if return_indices:
         raise UntraceableError("it returns indices beside the maxima")
+    if ceil_mode and any(step + side > taps for step, side, taps in zip(steps, pad, ksize, strict=True)):
+        # A last window could start behind the picture, and PyTorch would drop it.
+        return tn.TraceableCeilMaxPooling2D(ksize, steps, pad), [x]
     return tn.TraceableMaxPooling2D(ksize, steps, pad, cover_all=ceil_mode), [x]
 
 
@@ -253,16 +256,27 @@ def avg_pool2d(
         return tn.TraceableAdaptiveAveragePooling2D(1), [x]
     ksize, pad = _pair(kernel_size), _pair(padding)
     steps = _pair(stride) if stride else ksize
+    if divisor_override:
+        raise UntraceableError(f"it divides by {divisor_override}; only the number of places is supported")
+    if ceil_mode and count_include_pad and pad != (0, 0):
+        raise UntraceableError("it counts padding but not what lies beyond (ceil_mode with padding and count_include_pad)")
     if ceil_mode:
-        raise UntraceableError("ceil_mode of average pooling isn't supported")
-    if divisor_override or not (count_include_pad or pad == (0, 0)):
-        raise UntraceableError("it must divide by the size of the window, padding included")
-    return tn.TraceableAveragePooling2D(ksize, steps, pad), [x]
+        return tn.TraceableCeilAveragePooling2D(ksize, steps, pad), [x]
+    return tn.TraceableAveragePooling2D(ksize, steps, pad, count_include_pad or pad == (0, 0)), [x]
 
 
 def _several(value: Any) -> Sequence[Any]:
     value = value.number if isinstance(value, Derived) and isinstance(value.number, Sequence) else value
     return value if isinstance(value, Sequence) else [value]
+
+
+def adaptive_max_pool2d(x: Value, output_size: Any, return_indices: bool = False) -> Converted:
+    """Max pooling to a number of windows that divides the maps."""
+    _ranked(x, 4)
+    sizes = _pair([size or 0 for size in _several(output_size)])
+    if return_indices or 0 in sizes or any(size % windows for size, windows in zip(x.shape[2:], sizes, strict=True)):
+        raise UntraceableError(f"it pools maps {tuple(x.shape[2:])} to {output_size} windows; only divisors are supported")
+    return tn.TraceableAdaptiveMaxPooling2D(sizes), [x]
 
 
 def adaptive_avg_pool2d(x: Value, output_size: Any) -> Converted:
@@ -369,27 +383,105 @@ def _constant(value: Any) -> Any:
     return array_of(value)
 
 
-def reshape(x: Value, outshape: tuple[int, ...], arguments: Sequence[Any]) -> Converted:
+def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> Converted:
     """Whatever keeps the values in their order: view, reshape, flatten, squeeze, unsqueeze.
 
     Args:
         x: The input.
         outshape: The output's shape for the example.
-        arguments: What the operator was given besides ``x``.
+        sizes: Of view and reshape: the shape that was asked for, as it was asked for.
     """
-    if not outshape or outshape[0] != x.shape[0]:
+    if len(outshape) < 2 or outshape[0] != x.shape[0]:
         raise UntraceableError(f"it turns shape {tuple(x.shape)} into {tuple(outshape)}; the batch must stay the first axis")
     if outshape == x.shape:
         return tn.TraceableIdentity(), [x]
     if len(outshape) == 2:
         return tn.TraceableFlatten(), [x]
-    if any(isinstance(argument, Derived) for argument in arguments[1:]):
-        raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
-    return tn.TraceableReshape(outshape[1:]), [x]
+    kept = 0
+    while kept < min(len(x.shape), len(outshape)) - 2 and x.shape[-1 - kept] == outshape[-1 - kept]:
+        kept += 1
+    shape = list(outshape[1 : len(outshape) - kept])
+    # Sizes that don't come from rows and columns are the same for every picture.
+    rows_and_columns_kept = kept >= min(2, len(x.shape) - 2)
+    for axis, size in enumerate(sizes[1 : 1 + len(shape)]):
+        if size == -1:
+            shape[axis] = -1
+        elif isinstance(size, Derived) and not rows_and_columns_kept and (axis, size.number) != (0, x.shape[1]):
+            raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+    return tn.TraceableReshape(shape, kept), [x]
+
+
+def permute(x: Value, dims: Sequence[int]) -> Converted:
+    """Axes in another order."""
+    axes = [axis % len(x.shape) for axis in dims]
+    if axes[0] != 0:
+        raise UntraceableError(f"it puts the axes in the order {axes}; the batch must stay first")
+    return tn.TraceableTranspose(axes), [x]
+
+
+def transpose(x: Value, dim0: int, dim1: int) -> Converted:
+    """Two axes exchanged."""
+    axes = list(range(len(x.shape)))
+    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    return permute(x, axes)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A tensor in pieces along an axis, as ``chunk`` and ``split`` give them.
+
+    Attributes:
+        x: The whole.
+        axis: The axis.
+        sizes: Their sizes.
+    """
+
+    x: Value
+    axis: int
+    sizes: tuple[int, ...]
+
+
+def pieces(x: Value, outputs: Sequence[torch.Tensor], dim: int) -> Pieces:
+    """The result of ``chunk`` and ``split``.
+
+    Args:
+        x: The whole.
+        outputs: What came out for the example.
+        dim: The axis.
+    """
+    if _axes(x, dim) != [1]:
+        raise UntraceableError(f"it splits along axis {dim}; only the channels' axis 1 is supported")
+    return Pieces(x, 1, tuple(output.shape[1] for output in outputs))
+
+
+def getitem(x: Any, index: Any) -> Converted:
+    """One of several pieces, or a part of a tensor by slices and integers."""
+    if isinstance(x, Pieces):
+        place = range(len(x.sizes))[index]
+        start = sum(x.sizes[:place])
+        return tn.TraceableSlice([slice(start, start + x.sizes[place])]), [x.x]
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in parts:
+        place = parts.index(Ellipsis)
+        parts[place : place + 1] = [slice(None)] * (len(x.shape) - len(parts) + 1)
+    if parts[0] != slice(None) or not all(type(part) is int or isinstance(part, slice) for part in parts):
+        raise UntraceableError(f"it takes the part {index}; only slices and integers behind a whole batch are supported")
+    if any(part.step not in (None, 1) for part in parts if isinstance(part, slice)):
+        raise UntraceableError(f"it takes the part {index}; only slices without steps are supported")
+    return tn.TraceableSlice(parts[1:]), [x]
+
+
+def stochastic_depth(x: Value, p: float, mode: str, training: bool = True) -> Converted:
+    """Dropping of whole branches, a function of torchvision's."""
+    return dropout(x, p, training)
 
 
 #: Functions, and by name the methods of tensors, that keep the values in their order.
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "view", "reshape", "flatten", "squeeze", "unsqueeze")
+#: Those among them whose arguments are the new shape.
+SHAPED = (torch.reshape, "view", "reshape")
+#: Functions and methods that give pieces.
+SPLITS = (torch.chunk, torch.split, "chunk", "split")
 
 _TARGETS: dict[Converter, tuple[Any, ...]] = {
     conv2d: (F.conv2d, torch.conv2d),
@@ -412,6 +504,7 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     max_pool2d: (F.max_pool2d, torch.max_pool2d),
     avg_pool2d: (F.avg_pool2d,),
     adaptive_avg_pool2d: (F.adaptive_avg_pool2d,),
+    adaptive_max_pool2d: (F.adaptive_max_pool2d,),
     mean: (torch.mean, "mean"),
     local_response_norm: (F.local_response_norm,),
     dropout: (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
@@ -423,8 +516,12 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     mul: (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
     div: (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"),
     neg: (operator.neg, torch.neg, "neg", "neg_"),
+    permute: (torch.permute, "permute"),
+    transpose: (torch.transpose, "transpose"),
+    getitem: (operator.getitem,),
+    stochastic_depth: ("torchvision.ops.stochastic_depth.stochastic_depth",),
 }
-#: Converters by function, and by the name of a tensor's method.
+#: Converters by function, and by name of a tensor's method or of a function elsewhere.
 FUNCTIONS = {target: converter for converter, targets in _TARGETS.items() for target in targets}
 
 
@@ -471,6 +568,7 @@ MODULES: dict[type, Converter] = {
     nn.MaxPool2d: _max_pooling,
     nn.AvgPool2d: _average_pooling,
     nn.AdaptiveAvgPool2d: lambda module, x: adaptive_avg_pool2d(x, module.output_size),
+    nn.AdaptiveMaxPool2d: lambda module, x: adaptive_max_pool2d(x, module.output_size, module.return_indices),
     nn.LocalResponseNorm: lambda module, x: local_response_norm(x, module.size, module.alpha, module.beta, module.k),
     nn.Dropout: lambda module, x: dropout(x, module.p, module.training),
     nn.Dropout2d: lambda module, x: dropout(x, module.p, module.training),

@@ -41,6 +41,13 @@ NETWORKS = {
     "vgg_bn": lambda: networks.vgg(batch_norm=True),
     "alexnet": networks.AlexNet,
     "resnet": networks.ResNet,
+    "squeezenet": networks.SqueezeNet,
+    "mobilenet_v2": networks.MobileNetV2,
+    "efficientnet": networks.EfficientNet,
+    "hardswish": lambda: networks.EfficientNet(nn.Hardswish),
+    "densenet": networks.DenseNet,
+    "googlenet": networks.GoogLeNet,
+    "shufflenet": networks.ShuffleNet,
 }
 
 

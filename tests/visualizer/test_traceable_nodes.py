@@ -1,0 +1,152 @@
+"""Nodes that importers need: forward through the kernels as through Chainer, back by Chainer's gradient or the adjoint."""
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import numpy as np
+import pytest
+
+import dcnn_visualizer.traceable_nodes as tn
+from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
+from dcnn_visualizer.graph import PICTURE
+from dcnn_visualizer.traceable_graph import TraceableGraph
+from tests.visualizer.networks import picture
+
+RNG = np.random.default_rng(0)
+
+NODES = {
+    "identity": tn.TraceableIdentity(),
+    "sigmoid": tn.TraceableSigmoid(),
+    "tanh": tn.TraceableTanh(),
+    "silu": tn.TraceableSiLU(),
+    "hard sigmoid": tn.TraceableHardSigmoid(),
+    "hard sigmoid of ONNX": tn.TraceableHardSigmoid(0.2, 0.4),
+    "hard swish": tn.TraceableHardSwish(),
+    "elu": tn.TraceableELU(0.7),
+    "softmax": tn.TraceableSoftmax(),
+    "log softmax": tn.TraceableSoftmax(logarithm=True),
+    "average of the map": tn.TraceableAdaptiveAveragePooling2D(1),
+    "adaptive average": tn.TraceableAdaptiveAveragePooling2D((3, 4)),
+    "adaptive maximum": tn.TraceableAdaptiveMaxPooling2D((3, 2)),
+    "average of what is inside": tn.TraceableAveragePooling2D(3, 2, ((2, 0), (0, 1)), count_include_pad=False),
+    "average with one side padded": tn.TraceableAveragePooling2D((3, 2), None, ((0, 1), (1, 0))),
+    "average of windows in the padding": tn.TraceableAveragePooling2D(2, 2, 2, count_include_pad=False),
+    "average up to the end": tn.TraceableCeilAveragePooling2D(3, 2),
+    "maximum up to the end": tn.TraceableCeilMaxPooling2D(2, 2, ((1, 1), (0, 1))),
+    "maximum with gaps": tn.TraceableCeilMaxPooling2D(1, 4),
+    "padding": tn.TraceablePadding2D(((1, 0), (2, 3)), 0.5),
+    "reshape": tn.TraceableReshape((2, -1), kept=1),
+    "transpose": tn.TraceableTranspose((0, 3, 1, 2)),
+    "slice": tn.TraceableSlice((slice(1, 3), slice(None), slice(2, -1))),
+    "one channel": tn.TraceableSlice((1,)),
+    "affine": tn.TraceableAffine(RNG.standard_normal((4, 1, 1)), 0.5),
+    "affine by place": tn.TraceableAffine(-2.0, RNG.standard_normal((9, 10))),
+}
+
+
+def assert_is_gradient(chain, x):
+    variable = chainer.Variable(x)
+    with chainer.using_config("train", False):
+        y = chain(variable)
+    np.testing.assert_allclose(chain.graph().evaluate(x, [len(chain.graph().steps) - 1], lambda n, *i: n.compute(*i))[0], y.array)
+    (gradient,) = chainer.grad([y], [variable], [chainer.Variable(y.array)])
+    back = SaliNet(chain).analyze(x, chain.layer_names[-1])
+    assert abs(back).max() > 0
+    np.testing.assert_allclose(back, gradient.array, atol=1e-12)
+
+
+def alone(node):
+    chain = TraceableGraph()
+    chain.connect("node", node)
+    chain.pick = None
+    return chain
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_forward_and_back(name):
+    # Away from the corners of hard sigmoid and hard swish.
+    x = np.random.default_rng(1).standard_normal((2, 4, 9, 10)) * 2
+    chain = alone(NODES[name])
+    assert_is_gradient(chain, x)
+    single = np.stack([SaliNet(chain).analyze(one, "node") for one in x])
+    np.testing.assert_allclose(SaliNet(chain).analyze(x, "node"), single, atol=1e-12)
+    assert SaliNet(chain).analyze(x[:0], "node").shape == (0, 4, 9, 10)
+    assert "passed over" not in SaliNet(chain).coverage()["node"]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "hard swish", "softmax", "affine"])
+def test_every_method_goes_back_alike_where_nothing_is_rectified(name):
+    x = picture(np.random.default_rng(2), 1, 4, 5, 5)
+    chain = alone(NODES[name])
+    expected = SaliNet(chain).analyze(x, "node")
+    for method in (DeconvNet, DeSaliNet):
+        np.testing.assert_array_equal(method(chain).analyze(x, "node"), expected)
+
+
+def test_activations_far_from_zero():
+    x = np.array([-1e4, -100.0, 100.0, 1e4], np.float32).reshape(1, 1, 2, 2)
+    for name in ("sigmoid", "silu", "tanh", "hard swish", "elu", "softmax", "log softmax"):
+        y = NODES[name].compute(x)
+        back = NODES[name].reverse(np.ones_like(x), NODES[name].record(x)[1], SaliNet(alone(NODES[name])).rule)
+        assert np.isfinite(y).all(), name
+        assert np.isfinite(back).all(), name
+        assert y.dtype == back.dtype == np.float32, name
+
+
+@pytest.mark.parametrize("shapes", [((2, 4, 5, 6), (2, 4, 1, 1)), ((2, 4, 5, 6), (2, 1, 5, 6)), ((2, 1, 1, 6), (2, 4, 5, 1))])
+@pytest.mark.parametrize("node", [tn.Multiply(), tn.BroadcastAdd()])
+def test_two_inputs_that_stretch(node, shapes):
+    rng = np.random.default_rng(3)
+    inputs = [chainer.Variable(rng.standard_normal(shape)) for shape in shapes]
+    y = node.forward(*inputs)
+    output, record = node.record(*(x.array for x in inputs))
+    np.testing.assert_array_equal(output, y.array)
+    signal = rng.standard_normal(y.shape)
+    expected = chainer.grad([y], inputs, [chainer.Variable(signal)])
+    back = node.reverse(signal, record, SaliNet(alone(NODES["identity"])).rule)
+    for part, gradient in zip(back, expected, strict=True):
+        np.testing.assert_allclose(part, gradient.array, atol=1e-12)
+
+
+def test_a_gate():
+    """Squeeze-and-excitation: what the gate saw and what it weighed both get their share; squares count twice."""
+    rng = np.random.default_rng(4)
+    chain = TraceableGraph()
+    W = rng.standard_normal((4, 3, 3, 3))
+    with chainer.using_config("dtype", np.float64):
+        chain.connect("conv", tn.TraceableConvolution2D(3, 4, 3, initialW=W, initial_bias=W[:, 0, 0, 0]))
+    chain.connect("gate/pool", tn.TraceableAdaptiveAveragePooling2D(1))
+    chain.connect("gate/sigmoid", tn.TraceableSigmoid())
+    chain.connect("scaled", tn.Multiply(), "gate/sigmoid", "conv")
+    chain.connect("square", tn.Multiply(), "scaled", "scaled")
+    chain.connect("moved", tn.BroadcastAdd(), "square", "gate/pool")
+    chain.connect("joined", tn.Concatenate(), "moved", "conv")
+    chain.connect("last", tn.TraceableSlice((slice(1, 6),)))
+    chain.pick = None
+    assert_is_gradient(chain, rng.standard_normal((2, 3, 7, 8)))
+    assert chain.sources("conv") == (PICTURE,)
+
+
+def test_windows_that_would_start_behind_the_picture_are_dropped():
+    x = np.arange(25.0).reshape(1, 1, 5, 5)
+    # Windows of 2 at -1, 1, 3, and one at 5 that cover_all would add.
+    y, _ = tn.TraceableCeilMaxPooling2D(2, 2, 1).record(x)
+    np.testing.assert_array_equal(y[0, 0], [[0, 2, 4], [10, 12, 14], [20, 22, 24]])
+    y, _ = tn.TraceableCeilAveragePooling2D(2).record(x)
+    np.testing.assert_array_equal(y[0, 0], [[3, 5, 6.5], [13, 15, 16.5], [20.5, 22.5, 24]])
+
+
+def test_adaptive_windows_overlap():
+    x = np.arange(5.0).reshape(1, 1, 1, 5)
+    y, _ = tn.TraceableAdaptiveAveragePooling2D((1, 3)).record(x)
+    np.testing.assert_allclose(y[0, 0, 0], [0.5, 2, 3.5])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="0 and then the others in some order"):
+        tn.TraceableTranspose((1, 0))
+    with pytest.raises(ValueError, match="no steps"):
+        tn.TraceableSlice((slice(0, 4, 2),))
+    with pytest.raises(ValueError, match=r"\(5, 5\) to \(2, 2\) windows: the sizes must divide"):
+        tn.TraceableAdaptiveMaxPooling2D(2).record(np.zeros((1, 1, 5, 5)))
+    with pytest.raises(ValueError, match="must be at least 1"):
+        tn.TraceableAdaptiveAveragePooling2D(0)
