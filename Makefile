@@ -1,6 +1,7 @@
-# make demo   installs into .venv and shows the library on a photograph; the pictures land in demo/
-# make test   installs into .venv, checks style and types, and runs the tests
-# Both need Python 3.11, make and git. Another interpreter: make test PYTHON=/path/to/python
+# make demo         installs into .venv and shows the library on a photograph; the pictures land in demo/
+# make test         installs into .venv, checks style and types, and runs the tests, all but tests/peers
+# make test-peers   adds PyTorch, Captum, ONNX, ONNX Runtime and Numba to .venv, and runs tests/peers
+# All need Python 3.11, make and git. Another interpreter: make test PYTHON=/path/to/python
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -12,13 +13,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INSTALL_INPUTS := setup.py $(wildcard startup/*) pyproject.toml constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-peers lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m dcnn_visualizer demo
 
 test: lint .venv/chainercv.stamp
 	$(BIN)/python -m pytest
+
+test-peers: .venv/peers.stamp
+	$(BIN)/python -m pytest tests/peers
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check
@@ -36,6 +40,10 @@ lint: .venv/test.stamp
 
 .venv/test.stamp: .venv/venv.stamp $(INSTALL_INPUTS)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/peers.stamp: .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	touch $@
 
 .venv/chainercv.stamp: .venv/test.stamp dcnn_visualizer/chainercv_install.py
