@@ -10,7 +10,7 @@ import chainer
 
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_kernels.arrays import Array
-from dcnn_kernels.geometry import PadLike
+from dcnn_kernels.geometry import PadLike, Pads, Pair
 
 _Node = TypeVar("_Node", bound=chainer.Link)
 
@@ -62,6 +62,40 @@ def prelu(W: Array) -> tn.TraceablePReLU:
     """A parametric ReLU of one slope, () or (1,), or one a channel, (channels,)."""
     W = W.reshape(()) if W.size == 1 else W
     return _hold(tn.TraceablePReLU(W.shape), W=W)
+
+
+def max_pooling(ksize: Pair, stride: Pair, pad: Pads, ceil_mode: bool) -> tn.TraceableNode:
+    """Max pooling; in ``ceil_mode`` the last windows may run over the end, but start before it."""
+    behind = (after for _, after in pad)
+    if ceil_mode and any(step + after > taps for step, after, taps in zip(stride, behind, ksize, strict=True)):
+        return tn.TraceableCeilMaxPooling2D(ksize, stride, pad)
+    # No window could start behind the picture, so cover_all adds none.
+    return tn.TraceableMaxPooling2D(ksize, stride, pad, cover_all=ceil_mode)
+
+
+def average_pooling(ksize: Pair, stride: Pair, pad: Pads, ceil_mode: bool, count_include_pad: bool) -> tn.TraceableNode:
+    """Average pooling.
+
+    Raises:
+        UntraceableError: Padding counts, but what windows cover beyond it doesn't.
+    """
+    padded = any(map(any, pad))
+    if ceil_mode and count_include_pad and padded:
+        raise UntraceableError("it counts padding but not what lies beyond (ceil_mode with padding that counts)")
+    if ceil_mode:
+        return tn.TraceableCeilAveragePooling2D(ksize, stride, pad)
+    return tn.TraceableAveragePooling2D(ksize, stride, pad, count_include_pad or not padded)
+
+
+def local_response_normalization(n: int, k: float, alpha: float, beta: float) -> tn.TraceableLocalResponseNormalization:
+    """Local response normalization whose ``alpha`` is for the mean of the squares, as in PyTorch and ONNX, not for their sum.
+
+    Raises:
+        UntraceableError: An even window, which these put off centre.
+    """
+    if n % 2 == 0:
+        raise UntraceableError(f"its window of {n} channels has no centre; odd sizes are supported")
+    return tn.TraceableLocalResponseNormalization(n, k, alpha / n, beta)
 
 
 def _hold(node: _Node, **parameters: Any) -> _Node:

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_kernels.arrays import Array
-from dcnn_kernels.geometry import Pads
+from dcnn_kernels.geometry import Pads, pads
 from dcnn_visualizer.importers import nodes
 from dcnn_visualizer.importers.nodes import UntraceableError
 
@@ -232,10 +232,7 @@ def max_pool2d(
         raise UntraceableError(f"its windows are dilated by {dilation}; only windows without gaps are supported")
     if return_indices:
         raise UntraceableError("it returns indices beside the maxima")
-    if ceil_mode and any(step + side > taps for step, side, taps in zip(steps, pad, ksize, strict=True)):
-        # A last window could start behind the picture, and PyTorch would drop it.
-        return tn.TraceableCeilMaxPooling2D(ksize, steps, pad), [x]
-    return tn.TraceableMaxPooling2D(ksize, steps, pad, cover_all=ceil_mode), [x]
+    return nodes.max_pooling(ksize, steps, pads(pad), ceil_mode), [x]
 
 
 def avg_pool2d(
@@ -258,11 +255,7 @@ def avg_pool2d(
     steps = _pair(stride) if stride else ksize
     if divisor_override:
         raise UntraceableError(f"it divides by {divisor_override}; only the number of places is supported")
-    if ceil_mode and count_include_pad and pad != (0, 0):
-        raise UntraceableError("it counts padding but not what lies beyond (ceil_mode with padding and count_include_pad)")
-    if ceil_mode:
-        return tn.TraceableCeilAveragePooling2D(ksize, steps, pad), [x]
-    return tn.TraceableAveragePooling2D(ksize, steps, pad, count_include_pad or pad == (0, 0)), [x]
+    return nodes.average_pooling(ksize, steps, pads(pad), ceil_mode, count_include_pad), [x]
 
 
 def _several(value: Any) -> Sequence[Any]:
@@ -297,9 +290,7 @@ def mean(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
 
 def local_response_norm(x: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Converted:
     """Local response normalization; PyTorch divides alpha by the number of channels in the window."""
-    if size % 2 == 0:
-        raise UntraceableError(f"its window of {size} channels has no centre; odd sizes are supported")
-    return tn.TraceableLocalResponseNormalization(size, k, alpha / size, beta), [x]
+    return nodes.local_response_normalization(size, k, alpha, beta), [x]
 
 
 def dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Converted:

@@ -1,0 +1,695 @@
+"""ONNX operators as traceable nodes.
+
+Each converter takes a :class:`Setting`, then the operator's inputs, and its attributes by their names in the
+standard. An input that depends on the network's comes as :class:`Tensor`, a constant as an array, one left out as None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dcnn_visualizer.traceable_nodes as tn
+from dcnn_kernels.geometry import Pads, Pair, output_size, pair
+from dcnn_visualizer.importers import nodes
+from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.importers.onnx_file import DTYPES, Size
+
+#: The size of the first axis of every tensor.
+BATCH = "batch"
+#: Of numbers beyond these, a file means that there is no bound.
+UNBOUNDED = 3.4e38
+
+
+class Tensor(NamedTuple):
+    """A tensor that depends on the network's input.
+
+    Attributes:
+        name: Its name in the file.
+        shape: Its sizes, the first of which is ``BATCH``; names where they are known only when the network runs.
+        dtype: Its dtype.
+        transposed: Whether it is the transpose of a matrix (batch, n), and ``shape`` that of the matrix.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: np.dtype
+    transposed: bool = False
+
+
+class Setting(NamedTuple):
+    """Where an operator stands.
+
+    Attributes:
+        opset: Version of the operators.
+        batch: How many pictures the file's network takes at once, or None for any number.
+        outputs: How many values the operator makes.
+    """
+
+    opset: int
+    batch: int | None
+    outputs: int
+
+
+class Converted(NamedTuple):
+    """What an operator amounts to.
+
+    Attributes:
+        node: The node.
+        sources: The tensors that it takes.
+        shape: Of what it makes.
+    """
+
+    node: tn.TraceableNode
+    sources: list[Tensor]
+    shape: tuple[Size, ...]
+
+
+def _tensor(x: Any, *ranks: int) -> Tensor:
+    if not isinstance(x, Tensor) or x.transposed:
+        raise UntraceableError("it works on a constant or a transposed matrix")
+    if ranks and len(x.shape) not in ranks:
+        raise UntraceableError(f"its input must have {' or '.join(map(str, ranks))} axes, got shape {x.shape}")
+    return x
+
+
+def _weights(name: str, value: Any, x: Tensor, *ranks: int) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        raise UntraceableError(f"{name} must be a constant")
+    if value.dtype != x.dtype or (ranks and value.ndim not in ranks):
+        raise UntraceableError(f"{name} must be {x.dtype} with {ranks} axes, got {value.dtype} of shape {value.shape}")
+    return value
+
+
+def _integers(name: str, value: Any) -> list[int]:
+    if isinstance(value, list) and all(isinstance(size, int) for size in value):
+        return value
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "i":
+        raise UntraceableError(f"{name} must be constant integers")
+    return [int(number) for number in value.reshape(-1)]
+
+
+def _axis(axis: int, x: Tensor) -> int:
+    if not -len(x.shape) <= axis < len(x.shape):
+        raise UntraceableError(f"axis {axis} isn't one of shape {x.shape}")
+    return axis % len(x.shape)
+
+
+def _pads(x: Tensor, ksize: Pair, stride: Pair, dilate: Pair, auto_pad: str, pads: Sequence[int] | None) -> Pads:
+    """((top, bottom), (left, right)); SAME puts the odd one behind (UPPER) or before (LOWER)."""
+    if auto_pad == "NOTSET":
+        top, left, bottom, right = pads or (0, 0, 0, 0)
+        return (top, bottom), (left, right)
+    if auto_pad == "VALID":
+        return (0, 0), (0, 0)
+    if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
+        raise UntraceableError(f"auto_pad is {auto_pad!r}")
+    sides = []
+    for size, taps, step, gap in zip(x.shape[2:], ksize, stride, dilate, strict=True):
+        if isinstance(size, str) and step > 1:
+            raise UntraceableError("its padding depends on the size of the picture, which the file leaves open: say insize")
+        # With steps of one, the padding is the same for all sizes.
+        extent = size if isinstance(size, int) else 1
+        total = max((-(-extent // step) - 1) * step + gap * (taps - 1) + 1 - extent, 0)
+        less, more = total // 2, total - total // 2
+        sides.append((less, more) if auto_pad == "SAME_UPPER" else (more, less))
+    return sides[0], sides[1]
+
+
+def _outsize(
+    x: Tensor, ksize: Pair, stride: Pair, pads: Pads, dilate: Pair = (1, 1), ceil_mode: bool = False
+) -> tuple[Size, ...]:
+    sizes: list[Size] = []
+    for axis, size in enumerate(x.shape[2:]):
+        if isinstance(size, str):
+            unchanged = (stride[axis], sum(pads[axis])) == (1, dilate[axis] * (ksize[axis] - 1))
+            sizes.append(size if unchanged else f"{size} of {x.name}")
+            continue
+        count = output_size(size, ksize[axis], stride[axis], pads[axis], dilate[axis], ceil_mode)
+        # In ceil_mode a window starts before the end.
+        late = ceil_mode and (count - 1) * stride[axis] >= size + pads[axis][0]
+        sizes.append(count - 1 if late else count)
+    return tuple(sizes)
+
+
+def conv(
+    file: Setting,
+    x: Any,
+    W: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] = (1, 1),
+) -> Converted:
+    """Convolution."""
+    x, W = _tensor(x, 4), _weights("W", W, x, 4)
+    B = None if B is None else _weights("B", B, x, 1)
+    ksize, stride, dilate = pair("kernel_shape", W.shape[2:]), pair("strides", strides), pair("dilations", dilations)
+    if kernel_shape is not None and tuple(kernel_shape) != ksize:
+        raise UntraceableError(f"kernel_shape is {tuple(kernel_shape)}, its weights have shape {W.shape}")
+    if group < 1 or x.shape[1] != W.shape[1] * group or W.shape[0] % group or (B is not None and B.shape != W.shape[:1]):
+        raise UntraceableError(f"weights {W.shape} in {group} groups don't fit an input of shape {x.shape}")
+    padding = _pads(x, ksize, stride, dilate, auto_pad, pads)
+    node = nodes.convolution(W, B, stride, padding, dilate, group)
+    return Converted(node, [x], (BATCH, W.shape[0], *_outsize(x, ksize, stride, padding, dilate)))
+
+
+def gemm(
+    file: Setting, A: Any, B: Any, C: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+) -> Converted:
+    """Fully connected layer, alpha·A·B + beta·C, each of A and B transposed if so said."""
+    if isinstance(A, Tensor) and A.transposed and transA:
+        A, transA = A._replace(transposed=False), 0
+    x, W = _tensor(A, 2), _weights("B", B, A, 2)
+    if transA:
+        raise UntraceableError("it transposes the batch")
+    W = W if transB else W.T
+    W = W if alpha == 1 else W * W.dtype.type(alpha)
+    if C is not None and beta != 0:
+        C = _weights("C", C, x)
+        if C.size not in (1, W.shape[0]) or C.shape[-1:] != C.shape[C.ndim - 1 :] or math.prod(C.shape[:-1]) != 1:
+            raise UntraceableError(f"C must hold one number an output, got shape {C.shape}")
+        C = np.broadcast_to(C.reshape(-1), W.shape[:1]) if C.size == 1 else C.reshape(-1)
+        C = C.copy() if beta == 1 and not C.flags.writeable else C if beta == 1 else C * C.dtype.type(beta)
+    return _linear(x, W, None if beta == 0 else C)
+
+
+def matmul(file: Setting, A: Any, B: Any) -> Converted:
+    """Fully connected layer without a bias."""
+    x = _tensor(A, 2)
+    return _linear(x, _weights("B", B, x, 2).T, None)
+
+
+def _linear(x: Tensor, W: np.ndarray, b: np.ndarray | None) -> Converted:
+    if x.shape[1] != W.shape[1]:
+        raise UntraceableError(f"weights for {W.shape[1]} numbers don't fit an input of shape {x.shape}")
+    return Converted(nodes.linear(W, b), [x], (BATCH, W.shape[0]))
+
+
+def batch_normalization(
+    file: Setting,
+    x: Any,
+    scale: Any,
+    B: Any,
+    mean: Any,
+    var: Any,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    spatial: int = 1,
+    training_mode: int = 0,
+) -> Converted:
+    """Batch normalization by its running statistics."""
+    x = _tensor(x, 2, 4)
+    arrays = [_weights(name, array, x, 1) for name, array in (("scale", scale), ("B", B), ("mean", mean), ("var", var))]
+    if training_mode or not spatial or any(array.shape != (x.shape[1],) for array in arrays):
+        raise UntraceableError("only one scale, shift, mean and variance a channel are supported, and those at inference")
+    gamma, beta, average, variance = arrays
+    return Converted(nodes.batch_normalization(gamma, beta, average, variance, epsilon), [x], x.shape)
+
+
+def _elementwise(make: Callable[..., tn.TraceableNode]) -> Callable[..., Converted]:
+    """The converter of an operator on each element, whose attributes are those of the node."""
+
+    def convert(file: Setting, x: Any, **attributes: float) -> Converted:
+        return Converted(make(**attributes), [_tensor(x)], x.shape)
+
+    return convert
+
+
+def prelu(file: Setting, x: Any, slope: Any) -> Converted:
+    """Parametric ReLU of one slope, or one a channel."""
+    x, slope = _tensor(x), _weights("slope", slope, x)
+    by_channel = slope.ndim == len(x.shape) - 1 and slope.shape == (x.shape[1], *[1] * (slope.ndim - 1))
+    if not by_channel and slope.size != 1:
+        raise UntraceableError(f"slope must be one number, or one a channel, got shape {slope.shape} for {x.shape}")
+    return Converted(nodes.prelu(slope.reshape(-1)), [x], x.shape)
+
+
+def clip(file: Setting, x: Any, lowest: Any = None, highest: Any = None, *, min: Any = None, max: Any = None) -> Converted:
+    """ReLU and clipped ReLU; bounds are attributes before version 11, and inputs since."""
+    x = _tensor(x)
+    low, high = (_number("min", lowest, min), _number("max", highest, max))
+    low = -math.inf if low is None or low < -UNBOUNDED else low
+    high = math.inf if high is None or high > UNBOUNDED else high
+    if low == -math.inf and high == math.inf:
+        return Converted(tn.TraceableIdentity(), [x], x.shape)
+    if low != 0 or not high > 0:
+        raise UntraceableError(f"it clips to {low}..{high}; only the lower end 0 is supported")
+    return Converted(tn.TraceableReLU() if high == math.inf else tn.TraceableClippedReLU(high), [x], x.shape)
+
+
+def _number(name: str, value: Any, attribute: Any = None) -> float | None:
+    """A constant of one element, or an attribute; None if neither is there."""
+    if value is None:
+        return None if attribute is None else float(attribute)
+    if not isinstance(value, np.ndarray) or value.size != 1:
+        raise UntraceableError(f"{name} must be one constant number")
+    return float(value.reshape(())[()])
+
+
+def softmax(file: Setting, x: Any, *, axis: int | None = None) -> Converted:
+    """Softmax along the channels."""
+    return _softmax(file, x, axis, logarithm=False)
+
+
+def log_softmax(file: Setting, x: Any, *, axis: int | None = None) -> Converted:
+    """Logarithm of the softmax along the channels."""
+    return _softmax(file, x, axis, logarithm=True)
+
+
+def _softmax(file: Setting, x: Any, axis: int | None, logarithm: bool) -> Converted:
+    x = _tensor(x)
+    # Before version 13 all axes from this one on were taken together, the first by default; since, it's one, the last by default.
+    chosen = _axis((1 if file.opset < 13 else -1) if axis is None else axis, x)
+    if chosen != 1 or (file.opset < 13 and any(size != 1 for size in x.shape[2:])):
+        raise UntraceableError(f"it goes along axis {axis} of shape {x.shape}; only the channels' axis is supported")
+    return Converted(tn.TraceableSoftmax(logarithm), [x], x.shape)
+
+
+def max_pool(
+    file: Setting,
+    x: Any,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] | None = None,
+    storage_order: int = 0,
+    strides: Sequence[int] = (1, 1),
+) -> Converted:
+    """Max pooling."""
+    x, ksize, stride = _tensor(x, 4), pair("kernel_shape", kernel_shape), pair("strides", strides)
+    if pair("dilations", dilations) != (1, 1):
+        raise UntraceableError(f"its windows are dilated by {dilations}; only windows without gaps are supported")
+    padding = _pads(x, ksize, stride, (1, 1), auto_pad, pads)
+    node = nodes.max_pooling(ksize, stride, padding, bool(ceil_mode))
+    return Converted(node, [x], (*x.shape[:2], *_outsize(x, ksize, stride, padding, ceil_mode=bool(ceil_mode))))
+
+
+def average_pool(
+    file: Setting,
+    x: Any,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] = (1, 1),
+) -> Converted:
+    """Average pooling."""
+    x, ksize, stride = _tensor(x, 4), pair("kernel_shape", kernel_shape), pair("strides", strides)
+    if pair("dilations", dilations) != (1, 1):
+        raise UntraceableError(f"its windows are dilated by {dilations}; only windows without gaps are supported")
+    padding = _pads(x, ksize, stride, (1, 1), auto_pad, pads)
+    node = nodes.average_pooling(ksize, stride, padding, bool(ceil_mode), bool(count_include_pad))
+    return Converted(node, [x], (*x.shape[:2], *_outsize(x, ksize, stride, padding, ceil_mode=bool(ceil_mode))))
+
+
+def global_average_pool(file: Setting, x: Any) -> Converted:
+    """Average of each map."""
+    return Converted(tn.TraceableAdaptiveAveragePooling2D(1), [_tensor(x, 4)], (*x.shape[:2], 1, 1))
+
+
+def global_max_pool(file: Setting, x: Any) -> Converted:
+    """Maximum of each map."""
+    return Converted(tn.TraceableAdaptiveMaxPooling2D(1), [_tensor(x, 4)], (*x.shape[:2], 1, 1))
+
+
+def reduce_mean(
+    file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Converted:
+    """Average of each map; the axes are an attribute before version 18, and an input since."""
+    x = _tensor(x, 4)
+    chosen = axes if axes_input is None else _integers("axes", axes_input)
+    if chosen is None or sorted(_axis(axis, x) for axis in chosen) != [2, 3]:
+        raise UntraceableError(f"it averages over axes {chosen}; only rows and columns, (2, 3), are supported")
+    if keepdims:
+        return global_average_pool(file, x)
+    return Converted(tn.TraceableGlobalAveragePooling2D(), [x], x.shape[:2])
+
+
+def lrn(file: Setting, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Converted:
+    """Local response normalization."""
+    return Converted(nodes.local_response_normalization(size, bias, alpha, beta), [_tensor(x)], x.shape)
+
+
+def dropout(
+    file: Setting, x: Any, ratio_input: Any = None, training: Any = None, *, ratio: float = 0.5, seed: int = 0
+) -> Converted:
+    """Dropout; the ratio is an attribute before version 12, and an input since."""
+    if training is not None and (not isinstance(training, np.ndarray) or training.any()):
+        raise UntraceableError("it drops at inference too")
+    share = _number("ratio", ratio_input, ratio) or 0.0
+    return Converted(tn.TraceableDropout(share) if 0 <= share < 1 else tn.TraceableIdentity(), [_tensor(x)], x.shape)
+
+
+def concat(file: Setting, *inputs: Any, axis: int) -> Converted:
+    """Concatenation along the channels."""
+    tensors = [_tensor(x) for x in inputs]
+    first = tensors[0].shape
+    alike = all(len(x.shape) == len(first) and _differ_nowhere(x.shape[2:], first[2:]) for x in tensors)
+    if _axis(axis, tensors[0]) != 1 or not alike or not all(isinstance(x.shape[1], int) for x in tensors):
+        raise UntraceableError(f"it joins shapes {[x.shape for x in tensors]} along axis {axis}; only channels can be joined")
+    return Converted(tn.Concatenate(), tensors, (BATCH, sum(int(x.shape[1]) for x in tensors), *first[2:]))
+
+
+def _differ_nowhere(shape: Sequence[Size], other: Sequence[Size]) -> bool:
+    """Whether two shapes may be equal, as far as they are known."""
+    return all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(shape, other, strict=True))
+
+
+def add(file: Setting, x: Any, y: Any) -> Converted:
+    """Sum of two tensors, or of a tensor and a constant."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        if len(x.shape) == len(y.shape) and x.shape == y.shape:
+            return Converted(tn.Add(), [_tensor(x), _tensor(y)], x.shape)
+        return Converted(tn.BroadcastAdd(), [_tensor(x), _tensor(y)], _broadcast(x, y))
+    value, constant = (x, y) if isinstance(x, Tensor) else (y, x)
+    return _affine(value, 1.0, _constant(constant, value))
+
+
+def summed(file: Setting, *inputs: Any) -> Converted:
+    """Sum of tensors of one shape."""
+    tensors = [_tensor(x) for x in inputs]
+    if len(tensors) == 1:
+        return Converted(tn.TraceableIdentity(), tensors, tensors[0].shape)
+    if any(x.shape != tensors[0].shape for x in tensors):
+        raise UntraceableError(f"it adds shapes {[x.shape for x in tensors]}; they must be the same")
+    return Converted(tn.Add(), tensors, tensors[0].shape)
+
+
+def sub(file: Setting, x: Any, y: Any) -> Converted:
+    """Difference of a tensor and a constant."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        raise UntraceableError("only constants can be subtracted, or subtracted from")
+    if isinstance(x, Tensor):
+        return _affine(x, 1.0, -_constant(y, x))
+    return _affine(y, -1.0, _constant(x, y))
+
+
+def mul(file: Setting, x: Any, y: Any) -> Converted:
+    """Product of two tensors, or of a tensor and a constant."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return Converted(tn.Multiply(), [_tensor(x), _tensor(y)], _broadcast(x, y))
+    value, constant = (x, y) if isinstance(x, Tensor) else (y, x)
+    return _affine(value, _constant(constant, value), 0.0)
+
+
+def div(file: Setting, x: Any, y: Any) -> Converted:
+    """Quotient of a tensor and a constant."""
+    if not isinstance(x, Tensor) or isinstance(y, Tensor):
+        raise UntraceableError("only a constant can divide")
+    return _affine(x, 1 / _constant(y, x), 0.0)
+
+
+def neg(file: Setting, x: Any) -> Converted:
+    """The negative."""
+    return _affine(x, -1.0, 0.0)
+
+
+def _affine(x: Any, scale: Any, shift: Any) -> Converted:
+    x = _tensor(x)
+    return Converted(tn.TraceableAffine(scale, shift), [x], x.shape)
+
+
+def _constant(value: Any, x: Tensor) -> Any:
+    """A number, or an array without its batch axis of one, that stretches no sample."""
+    array = _weights("the constant", value, x)
+    if array.size == 1 and array.ndim <= len(x.shape):
+        return float(array.reshape(-1)[0])
+    if array.ndim == len(x.shape):
+        if array.shape[0] != 1:
+            raise UntraceableError(f"its constant of shape {array.shape} differs from sample to sample")
+        array = array[0]
+    sample = x.shape[1:][len(x.shape) - 1 - array.ndim :]
+    if array.ndim > len(x.shape) - 1 or any(own not in (1, size) for own, size in zip(array.shape, sample, strict=True)):
+        raise UntraceableError(f"its constant of shape {array.shape} doesn't fit an input of shape {x.shape}")
+    return array
+
+
+def _broadcast(x: Tensor, y: Tensor) -> tuple[Size, ...]:
+    if len(x.shape) != len(y.shape):
+        raise UntraceableError(f"it joins shapes {x.shape} and {y.shape}; they must have as many axes")
+    sizes: list[Size] = []
+    for a, b in zip(x.shape, y.shape, strict=True):
+        if not (a == b or 1 in (a, b) or isinstance(a, str) or isinstance(b, str)):
+            raise UntraceableError(f"shapes {x.shape} and {y.shape} don't fit")
+        sizes.append(b if a == 1 else a if b == 1 or isinstance(a, int) else b)
+    return tuple(sizes)
+
+
+def flatten(file: Setting, x: Any, *, axis: int = 1) -> Converted:
+    """All of a sample in a row."""
+    x = _tensor(x)
+    if axis not in (1, 1 - len(x.shape)):
+        raise UntraceableError(f"it flattens from axis {axis}; only the whole sample, axis 1, is supported")
+    return Converted(tn.TraceableFlatten(), [x], (BATCH, _elements(x)))
+
+
+def _elements(x: Tensor) -> Size:
+    sizes = x.shape[1:]
+    return math.prod(int(size) for size in sizes) if all(isinstance(size, int) for size in sizes) else f"elements of {x.name}"
+
+
+def reshape(file: Setting, x: Any, shape: Any, *, allowzero: int = 0) -> Converted:
+    """Another shape for each sample."""
+    x = _tensor(x)
+    if isinstance(shape, np.ndarray):
+        shape = _integers("shape", shape)
+    if not isinstance(shape, list) or len(shape) < 2 or (allowzero and 0 in shape):
+        raise UntraceableError("its shape must be known, and keep the batch as the first axis")
+    target: list[Size] = [x.shape[i] if size == 0 and i < len(x.shape) else size for i, size in enumerate(shape)]
+    if target[0] == (file.batch or 1):
+        target[0] = BATCH
+    return _reshaped(x, target)
+
+
+def _reshaped(x: Tensor, target: Sequence[Size]) -> Converted:
+    """Reshapes to sizes of which one may be -1, and of which the first is the batch's."""
+    first, sample, elements = target[0], list(target[1:]), _elements(x)
+    known = math.prod(size for size in sample if isinstance(size, int) and size != -1)
+    if any(isinstance(size, int) and size < -1 for size in sample) or 0 in sample:
+        raise UntraceableError(f"it reshapes to {tuple(target)}")
+    if first != BATCH and (first != -1 or isinstance(elements, str) or known != elements):
+        raise UntraceableError(f"it turns shape {x.shape} into {tuple(target)}; the batch must stay the first axis")
+    if -1 in sample and isinstance(elements, int) and all(isinstance(size, int) for size in sample):
+        if sample.count(-1) > 1 or elements % known:
+            raise UntraceableError(f"shape {x.shape} can't become {tuple(target)}")
+        sample[sample.index(-1)] = elements // known
+    numbers = [size for size in sample if isinstance(size, int)]
+    if len(numbers) == len(sample) and isinstance(elements, int) and math.prod(numbers) != elements:
+        raise UntraceableError(f"shape {x.shape} can't become {tuple(target)}")
+    if len(sample) == 1:
+        return Converted(tn.TraceableFlatten(), [x], (BATCH, elements))
+    kept = 0
+    while kept < min(len(x.shape) - 2, len(sample) - 1) and x.shape[-1 - kept] == sample[-1 - kept]:
+        kept += 1
+    sizes = [size for size in sample[: len(sample) - kept] if isinstance(size, int)]
+    if len(sizes) + kept != len(sample):
+        raise UntraceableError(f"its shape {tuple(target)} depends on the size of the picture: say insize")
+    shape: list[Size] = [f"rest of {x.name}" if size == -1 else size for size in sample]
+    return Converted(tn.TraceableReshape(sizes, kept), [x], (BATCH, *shape))
+
+
+def squeeze(file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None) -> Converted:
+    """Axes of one place left out; which, is an attribute before version 13, and an input since."""
+    x = _tensor(x)
+    chosen = axes if axes_input is None else _integers("axes", axes_input)
+    left_out = {_axis(axis, x) for axis in chosen} if chosen else {i for i, size in enumerate(x.shape) if size == 1}
+    if 0 in left_out or any(x.shape[axis] != 1 for axis in left_out):
+        raise UntraceableError(f"it leaves axes {sorted(left_out)} out of shape {x.shape}")
+    return _reshaped(x, [size for axis, size in enumerate(x.shape) if axis not in left_out])
+
+
+def unsqueeze(file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None) -> Converted:
+    """Axes of one place put in; where, is an attribute before version 13, and an input since."""
+    x = _tensor(x)
+    chosen = list(axes or []) if axes_input is None else _integers("axes", axes_input)
+    rank = len(x.shape) + len(chosen)
+    places = {axis % rank for axis in chosen}
+    sizes = iter(x.shape)
+    if 0 in places or len(places) != len(chosen):
+        raise UntraceableError(f"it puts axes {chosen} into shape {x.shape}; the batch must stay first")
+    return _reshaped(x, [1 if axis in places else next(sizes) for axis in range(rank)])
+
+
+def transpose(file: Setting, x: Any, *, perm: Sequence[int] | None = None) -> Converted:
+    """Axes in another order."""
+    x = _tensor(x)
+    order = [_axis(axis, x) for axis in (range(len(x.shape))[::-1] if perm is None else perm)]
+    if sorted(order) != list(range(len(x.shape))) or order[0] != 0:
+        raise UntraceableError(f"it puts the axes in the order {order}; the batch must stay first")
+    return Converted(tn.TraceableTranspose(order), [x], tuple(x.shape[axis] for axis in order))
+
+
+def pad(
+    file: Setting,
+    x: Any,
+    pads_input: Any = None,
+    value_input: Any = None,
+    axes_input: Any = None,
+    *,
+    mode: str = "constant",
+    pads: Sequence[int] | None = None,
+    value: float = 0.0,
+) -> Converted:
+    """A border of one number; how wide, is an attribute before version 11, and an input since."""
+    x = _tensor(x, 4)
+    widths = list(pads or []) if pads_input is None else _integers("pads", pads_input)
+    axes = [0, 1, 2, 3] if axes_input is None else [_axis(axis, x) for axis in _integers("axes", axes_input)]
+    if mode != "constant" or len(widths) != 2 * len(axes) or min(widths) < 0:
+        raise UntraceableError(f"it pads {widths} in mode {mode!r}; only constant borders are supported")
+    sides = dict(zip(axes, zip(widths[: len(axes)], widths[len(axes) :], strict=True), strict=True))
+    if any(sides.get(axis, (0, 0)) != (0, 0) for axis in (0, 1)):
+        raise UntraceableError("it pads the batch or the channels")
+    border = sides.get(2, (0, 0)), sides.get(3, (0, 0))
+    node = tn.TraceablePadding2D(border, _number("value", value_input, value) or 0.0)
+    return Converted(node, [x], (*x.shape[:2], *_outsize(x, (1, 1), (1, 1), border)))
+
+
+def slice_(
+    file: Setting,
+    x: Any,
+    starts_input: Any = None,
+    ends_input: Any = None,
+    axes_input: Any = None,
+    steps_input: Any = None,
+    *,
+    starts: Sequence[int] | None = None,
+    ends: Sequence[int] | None = None,
+    axes: Sequence[int] | None = None,
+) -> Converted:
+    """A part; which, are attributes before version 10, and inputs since."""
+    x = _tensor(x)
+    given = [
+        list(attribute or []) if value is None else _integers(name, value)
+        for name, value, attribute in (("starts", starts_input, starts), ("ends", ends_input, ends), ("axes", axes_input, axes))
+    ]
+    steps = [] if steps_input is None else _integers("steps", steps_input)
+    places = [_axis(axis, x) for axis in given[2] or range(len(given[0]))]
+    parts, shape = [slice(None)] * (len(x.shape) - 1), list(x.shape)
+    if any(step != 1 for step in steps) or 0 in places:
+        raise UntraceableError("only slices without steps behind a whole batch are supported")
+    for axis, start, stop in zip(places, given[0], given[1], strict=True):
+        size = shape[axis]
+        parts[axis - 1] = slice(start, stop if stop < np.iinfo(np.int32).max else None)
+        shape[axis] = f"part of {x.name}" if isinstance(size, str) else len(range(size)[parts[axis - 1]])
+    return Converted(tn.TraceableSlice(parts), [x], tuple(shape))
+
+
+def gather(file: Setting, x: Any, indices: Any, *, axis: int = 0) -> Converted:
+    """One place along an axis, which goes, or several in a row."""
+    x, places = _tensor(x), _integers("indices", indices)
+    axis = _axis(axis, x)
+    first = places[0] if places else 0
+    if axis == 0 or not places or places != list(range(first, first + len(places))) or (first < 0 <= places[-1]):
+        raise UntraceableError(f"it takes the places {places} along axis {axis}; only places in a row of a sample are supported")
+    if not isinstance(indices, np.ndarray) or indices.ndim > 1:
+        raise UntraceableError("its indices must be a constant, one or several")
+    parts: list[slice | int] = [slice(None)] * (axis - 1)
+    shape = x.shape[axis + 1 :] if indices.ndim == 0 else (len(places), *x.shape[axis + 1 :])
+    parts.append(first if indices.ndim == 0 else slice(first, places[-1] + 1 or None))
+    size = x.shape[axis]
+    if isinstance(size, int) and not -size <= first <= places[-1] < size:
+        raise UntraceableError(f"it takes the places {places} of {size}")
+    return Converted(tn.TraceableSlice(parts), [x], (*x.shape[:axis], *shape))
+
+
+def split(file: Setting, x: Any, sizes_input: Any = None, *, split: Any = None, axis: int = 0, num_outputs: int = 0) -> Any:
+    """Pieces along the channels; their sizes are an attribute before version 13, and an input since.
+
+    Args:
+        file: Where the operator stands.
+        x: The tensor.
+        sizes_input: Sizes of the pieces.
+        split: Sizes of the pieces.
+        axis: Along which it is split.
+        num_outputs: How many pieces there are, once more.
+
+    Returns:
+        A list, one piece each.
+    """
+    x = _tensor(x)
+    channels = x.shape[1]
+    if _axis(axis, x) != 1 or isinstance(channels, str) or not file.outputs:
+        raise UntraceableError(f"it splits shape {x.shape} along axis {axis}; only channels can be split")
+    sizes = split if sizes_input is None else _integers("split", sizes_input)
+    if sizes is None:
+        # Even pieces, of which the last may be smaller.
+        piece = -(-channels // file.outputs)
+        sizes = [min(piece, channels - i * piece) for i in range(file.outputs)]
+    if len(sizes) != file.outputs or sum(sizes) != channels or min(sizes) < 1:
+        raise UntraceableError(f"pieces {sizes} don't make {channels} channels")
+    ends = [sum(sizes[: i + 1]) for i in range(file.outputs)]
+    return [
+        Converted(tn.TraceableSlice([slice(end - size, end)]), [x], (BATCH, size, *x.shape[2:]))
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def cast(file: Setting, x: Any, *, to: int) -> Converted:
+    """A change of dtype that changes nothing."""
+    x = _tensor(x)
+    if DTYPES.get(to) != x.dtype:
+        raise UntraceableError(f"it turns {x.dtype} into another dtype")
+    return identity(file, x)
+
+
+def identity(file: Setting, x: Any) -> Converted:
+    """What gives back what it was given."""
+    return Converted(tn.TraceableIdentity(), [_tensor(x)], x.shape)
+
+
+#: Converters by the operator's name.
+OPERATORS: dict[str, Callable[..., Converted]] = {
+    "Add": add,
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_normalization,
+    "Cast": cast,
+    "Clip": clip,
+    "Concat": concat,
+    "Conv": conv,
+    "Div": div,
+    "Dropout": dropout,
+    "Elu": _elementwise(tn.TraceableELU),
+    "Flatten": flatten,
+    "Gather": gather,
+    "Gemm": gemm,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+    "HardSigmoid": _elementwise(lambda alpha=0.2, beta=0.5: tn.TraceableHardSigmoid(alpha, beta)),
+    "HardSwish": _elementwise(tn.TraceableHardSwish),
+    "Identity": identity,
+    "LRN": lrn,
+    "LeakyRelu": _elementwise(lambda alpha=0.01: tn.TraceableLeakyReLU(alpha)),
+    "LogSoftmax": log_softmax,
+    "MatMul": matmul,
+    "MaxPool": max_pool,
+    "Mul": mul,
+    "Neg": neg,
+    "PRelu": prelu,
+    "Pad": pad,
+    "ReduceMean": reduce_mean,
+    "Relu": _elementwise(tn.TraceableReLU),
+    "Reshape": reshape,
+    "Sigmoid": _elementwise(tn.TraceableSigmoid),
+    "Slice": slice_,
+    "Softmax": softmax,
+    "Squeeze": squeeze,
+    "Sub": sub,
+    "Sum": summed,
+    "Tanh": _elementwise(tn.TraceableTanh),
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,531 @@
+"""ONNX files, imported: equal to ONNX Runtime, and safe from what files may hold."""
+
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from dcnn_visualizer.desalinet import SaliNet
+from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.importers.onnx import from_onnx
+from tests.peers import torch_networks
+from tests.peers.test_importers_torch import NETWORKS
+
+RNG = np.random.default_rng(0)
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+
+
+def weights(*shape, scale=0.5):
+    return (RNG.standard_normal(shape) * scale).astype(np.float32)
+
+
+def int64(*numbers):
+    return np.array(numbers, np.int64)
+
+
+def model(nodes, constants=None, shape=("n", 4, 9, 10), opset=13, output="y"):
+    """A model of nodes (kind, inputs, outputs, attributes) and constants by name."""
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs.split(), outputs.split(), **attributes) for kind, inputs, outputs, attributes in nodes],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def saved(model, folder):
+    path = folder / "network.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def run(path, x):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def assert_equal(path, x, **arguments):
+    """The chain gives what ONNX Runtime gives, and SaliNet Chainer's gradient; returns the chain."""
+    chain = from_onnx(path, **arguments)
+    expected = run(path, x)
+    variable = chainer.Variable(x)
+    y = chain(variable)
+    with chainer.no_backprop_mode():
+        z = chain(x)
+    scale = abs(expected).max()
+    assert scale > 0
+    np.testing.assert_allclose(y.array, expected, rtol=1e-5, atol=1e-5 * scale)
+    np.testing.assert_allclose(z.array, expected, rtol=1e-5, atol=1e-5 * scale)
+    (gradient,) = chainer.grad([y], [variable], [chainer.Variable(y.array)])
+    back = SaliNet(chain).analyze(x, chain.layer_names[-1])
+    np.testing.assert_allclose(back, gradient.array, rtol=1e-4, atol=2e-5 * abs(gradient.array).max())
+    return chain
+
+
+CONV = {"W": weights(6, 4, 3, 3), "B": weights(6)}
+BN = {"s": weights(4) + 1, "b": weights(4), "m": weights(4), "v": abs(weights(4)) + 0.5}
+
+# kind, inputs behind x, attributes, constants, versions of the operators
+OPERATORS = {
+    "convolution": ("Conv", "W B", {"pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}, CONV, [9, 13, 22]),
+    "groups": ("Conv", "W", {"group": 2, "kernel_shape": [3, 3]}, {"W": weights(6, 2, 3, 3)}, [11]),
+    "same upper": ("Conv", "W", {"auto_pad": "SAME_UPPER", "strides": [2, 3]}, CONV, [11]),
+    "same lower": ("Conv", "W", {"auto_pad": "SAME_LOWER", "strides": [2, 3]}, CONV, [11]),
+    "same of even windows": ("Conv", "W", {"auto_pad": "SAME_UPPER"}, {"W": weights(2, 4, 4, 2)}, [11]),
+    "valid": ("Conv", "W", {"auto_pad": "VALID"}, CONV, [11]),
+    "batch normalization": ("BatchNormalization", "s b m v", {"epsilon": 1e-3}, BN, [9, 14, 15]),
+    "relu": ("Relu", "", {}, {}, [9, 13]),
+    "leaky relu": ("LeakyRelu", "", {"alpha": 0.3}, {}, [9]),
+    "prelu": ("PRelu", "slope", {}, {"slope": weights(4, 1, 1)}, [9, 16]),
+    "prelu of one slope": ("PRelu", "slope", {}, {"slope": weights(1)}, [9]),
+    "relu6 by attributes": ("Clip", "", {"min": 0.0, "max": 6.0}, {}, [9, 10]),
+    "relu6 by inputs": ("Clip", "low high", {}, {"low": np.float32(0), "high": np.float32(1)}, [11, 13]),
+    "clip below": ("Clip", "low", {}, {"low": np.float32(0)}, [12]),
+    "elu": ("Elu", "", {"alpha": 0.5}, {}, [9]),
+    "sigmoid": ("Sigmoid", "", {}, {}, [9]),
+    "tanh": ("Tanh", "", {}, {}, [9]),
+    "hard sigmoid": ("HardSigmoid", "", {}, {}, [9]),
+    "hard swish": ("HardSwish", "", {}, {}, [14]),
+    "softmax": ("Softmax", "", {"axis": 1}, {}, [13]),
+    "log softmax": ("LogSoftmax", "", {"axis": -3}, {}, [13]),
+    "max pooling": ("MaxPool", "", {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 1]}, {}, [9, 12]),
+    "max pooling up to the end": ("MaxPool", "", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, {}, [10]),
+    "max pooling same": ("MaxPool", "", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, {}, [9]),
+    "average pooling": ("AveragePool", "", {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 1]}, {}, [9]),
+    "average with padding": (
+        "AveragePool",
+        "",
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+        {},
+        [10],
+    ),
+    "average up to the end": ("AveragePool", "", {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1}, {}, [10, 19]),
+    "average same": ("AveragePool", "", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}, {}, [11]),
+    "average of maps": ("GlobalAveragePool", "", {}, {}, [9]),
+    "maximum of maps": ("GlobalMaxPool", "", {}, {}, [9]),
+    "mean by attribute": ("ReduceMean", "", {"axes": [2, 3], "keepdims": 1}, {}, [13]),
+    "mean by input": ("ReduceMean", "axes", {"keepdims": 0}, {"axes": int64(-1, -2)}, [18]),
+    "lrn": ("LRN", "", {"size": 3, "alpha": 0.3, "beta": 0.6, "bias": 1.5}, {}, [9, 13]),
+    "dropout": ("Dropout", "", {"ratio": 0.3}, {}, [9, 10]),
+    "dropout by input": ("Dropout", "r", {}, {"r": np.float32(0.3)}, [12, 13]),
+    "add a number": ("Add", "c", {}, {"c": np.float32(0.5)}, [9]),
+    "add by channel": ("Add", "c", {}, {"c": weights(1, 4, 1, 1)}, [9]),
+    "subtract by column": ("Sub", "c", {}, {"c": weights(10)}, [9]),
+    "multiply": ("Mul", "c", {}, {"c": weights(4, 1, 1)}, [9]),
+    "divide": ("Div", "c", {}, {"c": abs(weights(4, 1, 1)) + 1}, [9]),
+    "negative": ("Neg", "", {}, {}, [9]),
+    "with itself": ("Mul", "x", {}, {}, [9]),
+    "sum with itself": ("Sum", "x x", {}, {}, [9]),
+    "concatenation": ("Concat", "x", {"axis": -3}, {}, [9]),
+    "padding by attributes": ("Pad", "", {"pads": [0, 0, 1, 2, 0, 0, 3, 0], "value": 0.5}, {}, [9]),
+    "padding by inputs": ("Pad", "p v", {}, {"p": int64(0, 0, 1, 2, 0, 0, 3, 0), "v": np.float32(0.5)}, [11]),
+    "padding of axes": ("Pad", "p z a", {}, {"p": int64(1, 2, 3, 0), "z": np.float32(0), "a": int64(2, -1)}, [18]),
+    "slice by attributes": ("Slice", "", {"starts": [1, -4], "ends": [3, 2**60], "axes": [1, 3]}, {}, [9]),
+    "slice by inputs": ("Slice", "s e a", {}, {"s": int64(1), "e": int64(-2), "a": int64(2)}, [10, 13]),
+    "one place": ("Gather", "i", {"axis": 1}, {"i": np.array(2)}, [9, 13]),
+    "several places": ("Gather", "i", {"axis": 2}, {"i": int64(3, 4, 5)}, [9]),
+    "transpose": ("Transpose", "", {"perm": [0, 2, 3, 1]}, {}, [9]),
+    "flatten": ("Flatten", "", {"axis": -3}, {}, [11]),
+    "reshape": ("Reshape", "s", {}, {"s": int64(0, 2, 2, 9, -1)}, [9, 14]),
+    "reshape to vectors": ("Reshape", "s", {}, {"s": int64(-1, 360)}, [9]),
+    "unsqueeze": ("Unsqueeze", "", {"axes": [2, 4]}, {}, [11]),
+    "unsqueeze by input": ("Unsqueeze", "a", {}, {"a": int64(-1)}, [13]),
+    "identity": ("Identity", "", {}, {}, [9]),
+    "cast": ("Cast", "", {"to": TensorProto.FLOAT}, {}, [9]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name, tmp_path):
+    kind, inputs, attributes, constants, versions = OPERATORS[name]
+    for opset in versions:
+        file = saved(model([(kind, f"x {inputs}", "y", attributes)], constants, ("n", 4, 9, 10), opset), tmp_path)
+        x = weights(2, 4, 9, 10, scale=2)
+        chain = assert_equal(file, x)
+        assert chain.layer_names == [kind.lower()]
+        assert "passed over" not in SaliNet(chain).coverage()[kind.lower()]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (10, 12), (11, 5)])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1]])
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_pooling_up_to_the_end(kind, pads, size, tmp_path):
+    for ksize, stride in ((2, 2), (3, 2), (2, 3), (3, 3)):
+        attributes = {"kernel_shape": [ksize] * 2, "strides": [stride] * 2, "pads": pads, "ceil_mode": 1}
+        assert_equal(saved(model([(kind, "x", "y", attributes)], {}, ("n", 2, *size)), tmp_path), weights(2, 2, *size))
+
+
+GEMMS = {
+    "plain": ({}, {"B": weights(12, 5), "C": weights(5)}),
+    "transposed weights": ({"transB": 1}, {"B": weights(5, 12), "C": weights(1, 5)}),
+    "scaled": ({"alpha": 0.5, "beta": 2.0, "transB": 1}, {"B": weights(5, 12), "C": weights(5)}),
+    "one number": ({}, {"B": weights(12, 5), "C": weights(1)}),
+    "no bias": ({}, {"B": weights(12, 5)}),
+}
+
+
+@pytest.mark.parametrize("name", GEMMS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gemm(name, transposed, tmp_path):
+    attributes, constants = GEMMS[name]
+    nodes = [("Flatten", "x", "flat", {})]
+    if transposed:
+        nodes.append(("Transpose", "flat", "turned", {"perm": [1, 0]}))
+        attributes = {**attributes, "transA": 1}
+    inputs = " ".join(["turned" if transposed else "flat", *constants])
+    nodes.append(("Gemm", inputs, "y", attributes))
+    assert_equal(saved(model(nodes, constants, ("n", 3, 2, 2)), tmp_path), weights(4, 3, 2, 2))
+
+
+def test_matmul_and_add(tmp_path):
+    nodes = [("Flatten", "x", "f", {}), ("MatMul", "f W", "m", {}), ("Add", "m b", "s", {}), ("Softmax", "s", "y", {})]
+    constants = {"W": weights(12, 5), "b": weights(5)}
+    for opset in (9, 13):
+        chain = assert_equal(saved(model(nodes, constants, ("n", 3, 2, 2), opset), tmp_path), weights(4, 3, 2, 2))
+        assert chain.layer_names == ["flatten", "matmul", "add", "softmax"]
+
+
+def test_a_reshape_that_calculates(tmp_path):
+    """As PyTorch exports x.view(x.size(0), -1) and channel shuffles of any picture."""
+    nodes = [
+        ("Shape", "x", "shape", {}),
+        ("Gather", "shape zero", "n", {"axis": 0}),
+        ("Gather", "shape one", "c", {"axis": 0}),
+        ("Slice", "shape two end", "hw", {}),
+        ("Div", "c twos", "half", {}),
+        ("Unsqueeze", "n axis", "n1", {}),
+        ("Unsqueeze", "half axis", "half1", {}),
+        ("Unsqueeze", "c axis", "c1", {}),
+        ("Concat", "n1 two half1 hw", "split", {"axis": 0}),
+        ("Reshape", "x split", "groups", {}),
+        ("Transpose", "groups", "turned", {"perm": [0, 2, 1, 3, 4]}),
+        ("Concat", "n1 c1 hw", "joined", {"axis": 0}),
+        ("Reshape", "turned joined", "y", {}),
+    ]
+    constants = {"zero": np.array(0), "one": np.array(1), "two": int64(2), "twos": np.array(2), "end": int64(4), "axis": int64(0)}
+    path = saved(model(nodes, constants, ("n", 4, "h", "w")), tmp_path)
+    chain = assert_equal(path, weights(2, 4, 5, 6))
+    assert chain.layer_names == ["reshape", "transpose", "reshape_2"]
+    np.testing.assert_array_equal(chain(weights(1, 4, 7, 3)).shape, (1, 4, 7, 3))
+
+
+def test_constants_that_are_made_and_turned(tmp_path):
+    filled = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.25])
+    nodes = [
+        ("Constant", "", "shape", {"value": numpy_helper.from_array(int64(6, 4, 1, 1))}),
+        ("ConstantOfShape", "shape", "W", {"value": filled}),
+        ("Conv", "x W", "a", {}),
+        ("Constant", "", "b", {"value": numpy_helper.from_array(weights(6))}),
+        ("Identity", "b", "same", {}),
+        ("Unsqueeze", "same one_two", "b3", {}),
+        ("Add", "a b3", "s", {}),
+        ("Constant", "", "number", {"value_float": 2.0}),
+        ("Mul", "number s", "y", {}),
+    ]
+    assert_equal(saved(model(nodes, {"one_two": int64(1, 2)}), tmp_path), weights(2, 4, 9, 10))
+
+
+def test_a_graph_of_any_shape(tmp_path):
+    nodes = [
+        ("Conv", "x W B", "a", {"pads": [1, 1, 1, 1]}),
+        ("Relu", "a", "r", {}),
+        ("GlobalAveragePool", "r", "p", {}),
+        ("Sigmoid", "p", "gate", {}),
+        ("Mul", "gate r", "gated", {}),
+        ("Add", "gated a", "s", {}),
+        ("Split", "s", "left right", {"axis": 1}),
+        ("Concat", "right left x", "joined", {"axis": 1}),
+        ("GlobalMaxPool", "x", "p4", {}),
+        ("Concat", "gate p4", "p10", {"axis": 1}),
+        ("Add", "joined p10", "y", {}),
+    ]
+    chain = assert_equal(saved(model(nodes, CONV), tmp_path), weights(2, 4, 9, 10))
+    assert "split" in chain.layer_names
+
+
+def test_names(tmp_path):
+    network = model([("Relu", "x", "a", {}), ("Relu", "a", "b", {}), ("Relu", "b", "c", {}), ("Relu", "c", "y", {})])
+    for node, name in zip(network.graph.node, ["/body/relu/Relu", "body/relu/Relu", "", "copy"], strict=True):
+        node.name = name
+    chain = from_onnx(saved(network, tmp_path))
+    assert chain.layer_names == ["body/relu/Relu", "body/relu/Relu_2", "relu", "copy_2"]
+    assert from_onnx(saved(network, tmp_path), output="b").layer_names == ["body/relu/Relu", "body/relu/Relu_2"]
+
+
+def test_sizes_that_the_file_leaves_open(tmp_path):
+    nodes = [("Conv", "x W", "y", {"auto_pad": "SAME_UPPER", "strides": [2, 2]})]
+    path = saved(model(nodes, CONV, ("n", 4, "h", "w")), tmp_path)
+    with pytest.raises(UntraceableError, match=r"network.onnx: Conv '': its padding depends on .* say insize"):
+        from_onnx(path)
+    for size in ((8, 9), (7, 10)):
+        assert_equal(path, weights(2, 4, *size), insize=size)
+    fixed = saved(model(nodes, CONV, (1, 4, 8, 8)), tmp_path)
+    with pytest.raises(ValueError, match="insize is"):
+        from_onnx(fixed, insize=9)
+    assert from_onnx(fixed, insize=8)(weights(3, 4, 8, 8)).shape == (3, 6, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("vgg", "vgg_bn", "alexnet")])
+def test_networks_that_pytorch_wrote(name, folded, tmp_path):
+    # PyTorch doesn't export adaptive pooling to windows that don't divide, as VGG and AlexNet have it here.
+    module = torch_networks.shaken(NETWORKS[name]())
+    path = tmp_path / "network.onnx"
+    mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.zeros(1, 3, 64, 64),),
+            path,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+            opset_version=13,
+            do_constant_folding=folded,
+            training=mode,
+            dynamo=False,
+        )
+    chain = assert_equal(path, weights(2, 3, 64, 64, scale=1))
+    kinds = {type(chain[layer]).__name__ for layer in chain.layer_names}
+    if name not in ("sequential", "squeezenet"):
+        assert ("TraceableBatchNormalization" in kinds) == (not folded or name == "densenet")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LIGHT.glob("light_*.onnx")))
+def test_files_that_the_onnx_package_ships(name, tmp_path):
+    """Networks of the ONNX model zoo, the weights replaced by constants to make them light, and here by random ones."""
+    network = onnx.load(LIGHT / f"{name}.onnx")
+    chain = from_onnx(LIGHT / f"{name}.onnx")
+    assert len(chain.layer_names) > 20
+    if name in ("light_bvlc_alexnet", "light_vgg19", "light_zfnet512", "light_resnet50"):
+        return  # Hundreds of megabytes of weights, and nothing that the others lack.
+    rng = np.random.default_rng(0)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    kept = []
+    for node in network.graph.node:
+        if node.op_type == "ConstantOfShape":
+            shape = tuple(constants[node.input[0]])
+            made = rng.standard_normal(shape) * (2 / max(np.prod(shape[1:]), 1)) ** 0.5
+            made = rng.uniform(0.5, 1, shape) if len(shape) != 4 else made
+            network.graph.initializer.append(numpy_helper.from_array(made.astype(np.float32), node.output[0]))
+        else:
+            kept.append(node)
+    del network.graph.node[:]
+    network.graph.node.extend(kept)
+    path, x = saved(network, tmp_path), weights(1, 3, 224, 224, scale=1)
+    chain = from_onnx(path)
+    # Their last layer is a softmax, which hides differences.
+    before = next(node for node in network.graph.node if node.op_type == "Softmax").input[0] if "densenet" not in name else None
+    if before:
+        network.graph.output[0].CopyFrom(helper.make_tensor_value_info(before, TensorProto.FLOAT, None))
+        path = saved(network, tmp_path)
+        chain = from_onnx(path)
+    expected = run(path, x)
+    with chainer.no_backprop_mode():
+        y = chain(x).array
+    assert 1e-3 * abs(expected).max() < expected.std() < np.inf
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
+
+
+def test_data_in_other_files(tmp_path):
+    path = tmp_path / "network.onnx"
+    network = model([("Conv", "x W B", "y", {})], CONV)
+    onnx.save(network, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").exists()
+    assert_equal(path, weights(2, 4, 9, 10))
+
+
+def test_weights_can_be_changed(tmp_path):
+    chain = from_onnx(saved(model([("Conv", "x W B", "y", {})], CONV), tmp_path))
+    before = chain(weights(1, 4, 9, 10)).array
+    chain["conv"].W.array[...] *= 2
+    assert abs(chain(weights(1, 4, 9, 10)).array - before).max() > 0
+
+
+def test_double_precision(tmp_path):
+    network = model([("Conv", "x W", "y", {})], {"W": CONV["W"].astype(np.float64)})
+    network.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    network.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    with pytest.raises(UntraceableError, match="W must be float32"):
+        from_onnx(saved(model([("Conv", "x W", "y", {})], {"W": CONV["W"].astype(np.float64)}), tmp_path))
+    chain = from_onnx(saved(network, tmp_path))
+    assert chain(np.ones((1, 4, 9, 10))).dtype == np.float64
+
+
+UNSUPPORTED = {
+    "GridSample 'n0': this operator isn't supported": [("GridSample", "x x", "y", {})],
+    "Conv 'n0': W must be a constant": [("Conv", "x x", "y", {})],
+    "Conv 'n0': weights": [("Conv", "x W", "y", {"group": 2})],
+    "n0': auto_pad is 'SOMEHOW'": [("Conv", "x W", "y", {"auto_pad": "SOMEHOW"})],
+    "Relu 'n0': TraceableReLU() takes no arguments": [("Relu", "x", "y", {"spin": 1})],
+    "MaxPool 'n0': its windows are dilated": [("MaxPool", "x", "y", {"kernel_shape": [2, 2], "dilations": [2, 2]})],
+    "kernel_shape must be at least 1": [("MaxPool", "x", "y", {"kernel_shape": [0, 2]})],
+    "larger than the picture": [("MaxPool", "x", "y", {"kernel_shape": [20, 2]})],
+    "pad must be at least 0": [("Conv", "x W", "y", {"pads": [-1, 0, 0, 0]})],
+    "LRN 'n0': its window of 4 channels": [("LRN", "x", "y", {"size": 4})],
+    "Transpose 'n0': it puts the axes": [("Transpose", "x", "y", {"perm": [1, 0, 2, 3]})],
+    "Softmax 'n0': it goes along axis 2": [("Softmax", "x", "y", {"axis": 2})],
+    "Concat 'n0': it joins": [("Concat", "x x", "y", {"axis": 2})],
+    "axis 7 isn't one": [("Concat", "x x", "y", {"axis": 7})],
+    "only constants can be subtracted": [("Sub", "x x", "y", {})],
+    "only a constant can divide": [("Div", "x x", "y", {})],
+    "it clips to -1.0..1.0": [("Clip", "x minus one", "y", {})],
+    "it works on a constant or a transposed matrix": [
+        ("Flatten", "x", "f", {}),
+        ("Transpose", "f", "t", {}),
+        ("Relu", "t", "y", {}),
+    ],
+    "it transposes the batch": [("Flatten", "x", "f", {}), ("Gemm", "f M", "y", {"transA": 1})],
+    "it has no layer that makes 'y'": [("Identity", "one", "y", {})],
+}
+
+
+@pytest.mark.parametrize("message", UNSUPPORTED)
+def test_what_is_not_supported_is_named(message, tmp_path):
+    constants = {**CONV, "one": np.float32(1), "minus": np.float32(-1), "M": weights(360, 3)}
+    network = model(UNSUPPORTED[message], constants)
+    for number, node in enumerate(network.graph.node):
+        node.name = f"n{number}"
+    with pytest.raises(ValueError, match=r"network\.onnx: ") as caught:
+        from_onnx(saved(network, tmp_path))
+    assert message in str(caught.value)
+
+
+def external(location, **entries):
+    network = model([("Conv", "x W", "y", {})], {"W": CONV["W"]})
+    tensor = network.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return network
+
+
+def changed(change, nodes=(("Conv", "x W B", "y", {}),)):
+    network = model(list(nodes), CONV)
+    change(network.graph)
+    return network
+
+
+def _dims(graph, *dims):
+    graph.initializer[0].dims[:] = dims
+
+
+HOSTILE = {
+    "tensors of 2^40 numbers": (lambda: changed(lambda graph: _dims(graph, 1 << 20, 1 << 20, 1, 1)), "needs 4398046511104 bytes"),
+    "negative sizes": (lambda: changed(lambda graph: _dims(graph, -1, 4, 3, 3)), "has shape"),
+    "sizes that overflow": (lambda: changed(lambda graph: _dims(graph, 1 << 62, 1 << 62, 1 << 62, 1)), "bytes, it has"),
+    "many axes": (lambda: changed(lambda graph: _dims(graph, *[1] * 99)), "has shape"),
+    "data outside the folder": (lambda: external("../weights.bin"), "no file in the folder"),
+    "data at an absolute path": (lambda: external("/etc/passwd"), "no file in the folder"),
+    "data behind a link": (lambda: external("link"), "no file in the folder"),
+    "data in a folder": (lambda: external("."), "no file in the folder"),
+    "no place of data": (lambda: external(""), "no file in the folder"),
+    "data beyond the end": (lambda: external("short.bin"), "needs 864 bytes, 'short.bin' of 10"),
+    "data before the start": (lambda: external("short.bin", offset=-4), "needs 864 bytes"),
+    "data at no number": (lambda: external("short.bin", offset="here"), "aren't numbers"),
+    "a cycle": (
+        lambda: model([("Add", "x b", "a", {}), ("Relu", "a", "b", {}), ("Relu", "b", "y", {})]),
+        "takes 'b', which nothing before it makes",
+    ),
+    "a value made twice": (lambda: model([("Relu", "x", "y", {}), ("Relu", "x", "y", {})]), "which is there already"),
+    "a layer of 2^40 numbers": (
+        lambda: model([("Pad", "x", "y", {"pads": [0, 0, 1 << 40, 0, 0, 0, 0, 0]})], opset=9),
+        "makes a tensor of shape",
+    ),
+    "a constant of 2^40 numbers": (
+        lambda: model([("ConstantOfShape", "s", "c", {}), ("Add", "x c", "y", {})], {"s": int64(1 << 20, 1 << 20)}),
+        "makes a constant of shape",
+    ),
+    "an attribute of another type": (lambda: model([("Conv", "x W", "y", {"strides": "wide"})], CONV), "Conv"),
+    "too many inputs": (lambda: model([("Relu", "x x x", "y", {})]), "Relu"),
+    "no inputs": (lambda: model([("Relu", "", "y", {})]), "Relu '': it takes nothing"),
+    "no opset": (lambda: onnx.ModelProto(graph=model([("Relu", "x", "y", {})]).graph), "no graph of standard operators"),
+    "an old opset": (lambda: model([("Relu", "x", "y", {})], opset=6), "of version 6"),
+    "two inputs": (
+        lambda: changed(lambda graph: graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))),
+        "must have one input",
+    ),
+    "an input of vectors": (lambda: model([("Relu", "x", "y", {})], shape=(1, 4)), "must be pictures"),
+    "an input of words": (
+        lambda: changed(lambda graph: setattr(graph.input[0].type.tensor_type, "elem_type", TensorProto.STRING)),
+        "STRING",
+    ),
+    "half precision": (lambda: changed(lambda graph: setattr(graph.initializer[0], "data_type", TensorProto.FLOAT16)), "FLOAT16"),
+    "an unknown type": (lambda: changed(lambda graph: setattr(graph.initializer[0], "data_type", 999)), "999 (unknown)"),
+    "two outputs": (lambda: changed(lambda graph: graph.output.add(name="x")), "choose one by output="),
+    "an empty file": (lambda: onnx.ModelProto(), "no graph of standard operators"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "weights.bin").write_bytes(bytes(864))
+    (folder / "short.bin").write_bytes(bytes(10))
+    (folder / "link").symlink_to(tmp_path / "weights.bin")
+    make, message = HOSTILE[name]
+    path = saved(make(), folder)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"network\.onnx: ") as caught:
+            from_onnx(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+    assert message in str(caught.value)
+
+
+def test_broken_files(tmp_path):
+    """Truncated anywhere or with bytes changed, a file is an error that names it, or still a network."""
+    nodes = [
+        ("Conv", "x W B", "a", {"pads": [1, 1, 1, 1]}),
+        ("BatchNormalization", "a s b m v", "n", {}),
+        ("Relu", "n", "r", {}),
+        ("MaxPool", "r", "p", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Reshape", "p shape", "f", {}),
+        ("Gemm", "f G", "y", {"transB": 1}),
+    ]
+    norms = {name: np.ones(6, np.float32) for name in BN}
+    constants = {**CONV, **norms, "shape": int64(0, -1), "G": weights(3, 120)}
+    whole = model(nodes, constants).SerializeToString()
+    path = tmp_path / "network.onnx"
+    rng = np.random.default_rng(0)
+    outcomes = {"network": 0, "error": 0}
+    lengths = [whole[:length] for length in range(0, len(whole), 37)]
+    changes = []
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(len(data), size=rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        changes.append(bytes(data))
+    for data in (*lengths, *changes):
+        path.write_bytes(data)
+        try:
+            from_onnx(path)
+            outcomes["network"] += 1
+        except ValueError as error:
+            outcomes["error"] += str(error).startswith(str(path))
+    assert sum(outcomes.values()) == len(lengths) + len(changes)
+    assert min(outcomes.values()) > 20, outcomes
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        from_onnx(tmp_path / "nowhere.onnx")
+    with pytest.raises(IsADirectoryError):
+        from_onnx(tmp_path)
