@@ -1,5 +1,6 @@
 """Arrays of any library that speaks DLPack go in, and the same kind comes out; no memory is copied on the way."""
 
+import functools
 import importlib
 import sys
 from types import ModuleType, SimpleNamespace
@@ -15,7 +16,11 @@ ON_CUDA = BACKEND == "cuda"
 
 
 def native(array):
-    return to_device(array) if ON_CUDA else array
+    if not ON_CUDA:
+        return array
+    on_device = to_device(array)
+    on_device.device.synchronize()  # whatever stream it is read on
+    return on_device
 
 
 def on_host(array):
@@ -66,12 +71,26 @@ class Tensor(Bare):
 
 @pytest.fixture
 def torch(monkeypatch):
-    """A stand-in for torch: its current stream has the number 77 on device 0, and 78 on device 1."""
+    """A stand-in for torch, with a current stream of its own on each device."""
+
+    @functools.cache
+    def current_stream(device):
+        import cupy
+
+        with cupy.cuda.Device(device):
+            stream = cupy.cuda.Stream(non_blocking=True)
+        return SimpleNamespace(cuda_stream=stream.ptr, stream=stream)
+
+    def from_dlpack(array):
+        if ON_CUDA:
+            current_stream(array.device.id).stream.synchronize()
+        return Tensor(array)
+
     library = ModuleType("torch")
-    library.from_dlpack = Tensor
+    library.from_dlpack = from_dlpack
     library.grad_enabled = True
     library.is_grad_enabled = lambda: library.grad_enabled
-    library.cuda = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=77 + device))
+    library.cuda = SimpleNamespace(current_stream=current_stream)
     monkeypatch.setitem(sys.modules, "torch", library)
     return library
 
@@ -193,7 +212,7 @@ def test_primitives_run_on_the_arrays_device_and_on_torchs_stream(torch, monkeyp
     )
     y = dcnn_kernels.relu(Tensor(x))
     assert y.array.device.id == 1
-    assert places == [(1, 78)]
+    assert places == [(1, torch.cuda.current_stream(1).cuda_stream)]
     assert (cupy.cuda.Device().id, cupy.cuda.get_current_stream()) == (0, cupy.cuda.Stream.null)
     assert dcnn_kernels.relu(Bare(x)).device.id == 1
     with pytest.raises(dcnn_kernels.BackendError, match=r"must lie on one device, got \{'x': 1, 'W': 0\}"):

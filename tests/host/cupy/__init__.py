@@ -10,7 +10,20 @@ import sys
 
 import numpy as np
 from cupy import cuda
-from cupy.arrays import array, asarray, ascontiguousarray, asnumpy, empty, empty_like, from_dlpack, full, lookup, ndarray, zeros
+from cupy.arrays import (
+    array,
+    asarray,
+    ascontiguousarray,
+    asnumpy,
+    copyto,
+    empty,
+    empty_like,
+    from_dlpack,
+    full,
+    lookup,
+    ndarray,
+    zeros,
+)
 from cupy.cuda import get_default_memory_pool, get_default_pinned_memory_pool
 from cupy.kernels import ElementwiseKernel, RawKernel, RawModule
 
@@ -23,6 +36,7 @@ __all__ = [
     "asarray",
     "ascontiguousarray",
     "asnumpy",
+    "copyto",
     "cuda",
     "empty",
     "empty_like",

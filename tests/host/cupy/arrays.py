@@ -275,6 +275,10 @@ def asarray(a, dtype=None, order=None):
     return array(a, dtype, order=order or "K")
 
 
+def copyto(dst, src):
+    dst[...] = src
+
+
 def from_dlpack(array):
     """An array that shares another library's memory."""
     kind, device_id = array.__dlpack_device__()

@@ -4,6 +4,7 @@ AddressSanitizer sees the first byte beyond it; memory that nobody wrote is 0xff
 
 import ctypes
 import os
+import time
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -123,10 +124,14 @@ class Event:
     """An event; it has happened when it is recorded."""
 
     def record(self, stream=None):
-        pass
+        self.time = time.perf_counter()
 
     def synchronize(self):
         pass
+
+
+def get_elapsed_time(start_event, end_event):
+    return (end_event.time - start_event.time) * 1e3
 
 
 Stream.null = Stream(null=True)
@@ -148,7 +153,12 @@ class MemoryPool:
     """Counts what is allocated, and refuses what goes over its limit."""
 
     def __init__(self):
-        self._used = self._limit = 0
+        self._used = self._limit = self._total = 0
+
+    def add(self, size):
+        """Counts bytes taken; those of negative number are given back, but stay in the pool."""
+        self._used += size
+        self._total = max(self._total, self._used)
 
     def set_limit(self, size=None, fraction=None):
         self._limit = size or 0
@@ -160,13 +170,13 @@ class MemoryPool:
         return self._used
 
     def total_bytes(self):
-        return self._used
+        return self._total
 
     def free_bytes(self):
-        return 0
+        return self._total - self._used
 
     def free_all_blocks(self, stream=None):
-        pass
+        self._total = self._used
 
 
 _pool = MemoryPool()
@@ -185,7 +195,7 @@ class Memory:
 
     def __init__(self, size):
         self.size, self.device_id, self.ptr = size, _current_device, 0
-        if _pool._limit and _pool._used + size > _pool._limit:
+        if _pool._limit and _pool.used_bytes() + size > _pool._limit:
             self.size = 0
             raise OutOfMemoryError(f"Out of memory allocating {size} bytes (allocated so far: {_pool._used} bytes)")
         if size:
@@ -194,11 +204,11 @@ class Memory:
                 raise OutOfMemoryError(f"Out of memory allocating {size} bytes")
             self.ptr = pointer.value
             ctypes.memset(self.ptr, 0xFF, size)
-            _pool._used += size
+            _pool.add(size)
 
     def __del__(self):
         if self.ptr:
-            _pool._used -= self.size
+            _pool.add(-self.size)
             _libc.free(self.ptr)
 
     @property
@@ -229,6 +239,10 @@ def alloc(size):
     return MemoryPointer(Memory(size))
 
 
+def set_allocator(allocator=None):
+    """Every array has a block of its own already."""
+
+
 runtime = SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDevice=get_device_id,
@@ -236,4 +250,7 @@ runtime = SimpleNamespace(
     deviceSynchronize=lambda: None,
     memcpy=lambda target, source, size, kind: ctypes.memmove(target, source, size),
     memGetInfo=lambda: (8 << 30, 8 << 30),
+    getDeviceProperties=lambda device: {"name": b"Host build"},
+    runtimeGetVersion=lambda: 13000,
+    driverGetVersion=lambda: 13000,
 )

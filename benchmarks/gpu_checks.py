@@ -1,0 +1,282 @@
+"""The GPU suite's checks: primitives, torch's tensors, cuDNN and the front end on the device, against the same on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+import dcnn_kernels as kernels
+from benchmarks.gpu_results import Results, optional, torch_on_device
+from dcnn_kernels.arrays import BackendError
+from dcnn_kernels.cuda.settings import engine, precision
+from dcnn_kernels.geometry import occlusion_windows
+
+#: Relative error norms allowed, by the arithmetic.
+TOLERANCES = {"float64": 1e-12, "float32": 2e-5, "float16": 3e-3, "tf32": 2e-3}
+
+
+def to_gpu(value: Any) -> Any:
+    """Arrays to the device; index arrays of the occluder stay on the host, as the public floor wants them."""
+    return cupy.asarray(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fu" else value
+
+
+def to_host(value: Any) -> Any:
+    return tuple(map(to_host, value)) if isinstance(value, tuple) else cupy.asnumpy(value)
+
+
+class Check(NamedTuple):
+    """A call of a primitive, its arrays on the host and their floats float64."""
+
+    primitive: str
+    configuration: str
+    arrays: tuple[Any, ...]
+    settings: dict[str, Any]
+
+
+def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
+    """Calls of every primitive, that together launch every kernel, on fresh random data."""
+    height, width, batch, tiles = (13, 11, 2, (8, 16)) if small else (57, 61, 3, (56, 64))
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape)
+
+    x = normal(batch, 24, height, width)
+    channel = np.abs(normal(24)) + 0.5
+    mask = kernels.relu_mask(x)
+    for name in ("relu", "clipped_relu", "leaky_relu"):
+        yield Check(name, "", (x,), {})
+    yield Check("prelu", "per channel", (x, channel), {})
+    yield Check("relu_mask", "", (x,), {})
+    yield Check("relu_mask", "z=1", (x,), {"z": 1.0})
+    for masked, rectify, slope in (
+        (None, False, 0.0),
+        (None, True, 0.0),
+        (mask, False, 0.0),
+        (mask, True, 0.0),
+        (mask, False, 0.2),
+    ):
+        text = f"mask={masked is not None} rectify={rectify} slope={slope}"
+        yield Check("relu_reverse", text, (x, masked), {"rectify": rectify, "slope": slope})
+    yield Check("relu_reverse", "slope per channel", (x, mask), {"slope": channel})
+    yield Check("batch_normalization", "", (x, channel, channel, channel, channel), {})
+    yield Check("batch_normalization", "(B, C)", (x[:, :, 0, 0], channel, channel, channel, channel), {})
+    yield Check("batch_normalization_adjoint", "", (x, channel, channel), {})
+    for n in (3, 5, 6, 9, 11):
+        yield Check("local_response_normalization", f"n={n}", (x,), {"n": n, "alpha": 0.1})
+        yield Check("local_response_normalization_gradient", f"n={n}", (x, x[::-1].copy()), {"n": n, "alpha": 0.1})
+    for maps in (x, normal(2, 3, 67, 64)):
+        yield Check("global_average_pooling_2d", "x".join(map(str, maps.shape)), (maps,), {})
+    yield Check("global_average_pooling_2d_adjoint", "", (normal(batch, 24),), {"insize": (height, width)})
+    yield from pooling_cases(
+        normal, x, ({"ksize": 3, "stride": 2}, {"ksize": 3, "stride": 2, "pad": 1}, {"ksize": 3, "stride": 1})
+    )
+    yield from pooling_cases(normal, x, ({"ksize": 2}, {"ksize": (2, 5), "stride": (1, 3)}, {"ksize": 17, "stride": 5, "pad": 8}))
+    yield from pooling_cases(normal, normal(batch, 24, *tiles), ({"ksize": 2},))
+    yield Check("linear", "", (normal(5, 70), normal(33, 70), normal(33)), {})
+    yield Check("linear_adjoint", "", (normal(5, 33), normal(33, 70)), {})
+    windows = occlusion_windows((height, width), 5, 4).reshape(-1, 4)
+    yield Check("occlude", "", (x[0], windows, normal(24, 1, 1)), {})
+    yield Check("occlude", "by a number", (x[0], windows, 0.5), {})
+    yield from convolution_cases(normal, x)
+
+
+def pooling_cases(normal: Callable[..., np.ndarray], x: np.ndarray, windows: tuple[dict[str, Any], ...]) -> Iterator[Check]:
+    """Pooling of pictures and all that leads back to them."""
+    picture, mask = x.shape[2:], kernels.relu_mask(x)
+    for window in windows:
+        text = f"{'x'.join(map(str, picture))} " + " ".join(f"{key}={value}" for key, value in window.items())
+        yield Check("max_pooling_2d", text, (x,), window)
+        yield Check("max_pooling_2d", f"{text} mask", (x,), {**window, "mask": True})
+        y, switches = kernels.max_pooling_2d(x, **window)
+        for mode in ("switch", "center", "spread"):
+            given = {**window, "mode": mode, "outsize": picture, "switches": switches if mode == "switch" else None}
+            yield Check("unpooling_2d", f"{mode} {text}", (y,), given)
+            yield Check("unpooling_2d", f"{mode} {text} mask rectify", (y,), {**given, "mask": mask, "rectify": True})
+        pool = {f"pool_{key}": value for key, value in window.items()}
+        for masked in (None, mask):
+            given = {**pool, "insize": picture, "pad": 1, "mask": masked, "rectify": masked is not None}
+            W, text_of_mask = normal(x.shape[1], 16, 3, 3), f"{text} mask={masked is not None}"
+            yield Check("unpooled_transposed_convolution_2d", text_of_mask, (y, switches, W), given)
+        for counted in (True, False):
+            given = {**window, "count_include_pad": counted}
+            yield Check("average_pooling_2d", f"{text} count_include_pad={counted}", (x,), given)
+            averages = kernels.average_pooling_2d(x, **given)
+            yield Check("average_pooling_2d_adjoint", f"{text} {counted}", (averages,), {**given, "insize": picture})
+
+
+def convolution_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Check]:
+    """Convolutions and their transposes, by each kernel."""
+    same = {"pad": 1}
+    for source, W_shape, settings in (
+        (x, (48, 24, 3, 3), {}),
+        (x, (48, 24, 3, 3), same),
+        (x, (48, 24, 3, 3), {"stride": 2, "pad": ((0, 1), (1, 0))}),
+        (x, (48, 24, 3, 3), {"dilate": 2, "pad": 2}),
+        (x, (48, 12, 3, 3), {"groups": 2, **same}),
+        (x, (48, 1, 3, 3), {"groups": 24, **same}),
+        (x, (24, 1, 3, 3), {"groups": 24, **same}),
+        (x, (24, 1, 5, 5), {"groups": 24, "stride": 2, "pad": 2}),
+        (x[:, :3], (48, 3, 3, 3), same),
+        (x, (3, 24, 3, 3), same),
+        (normal(2, 40, 8, 8), (33, 40, 1, 1), {}),
+        (normal(2, 257, 3, 3), (17, 257, 3, 3), same),
+    ):
+        text = f"{'x'.join(map(str, W_shape))} " + " ".join(f"{key}={value}" for key, value in settings.items())
+        W, b, c = normal(*W_shape), normal(W_shape[0]), normal(source.shape[1])
+        yield Check("convolution_2d", text, (source, W, b), settings)
+        g = normal(*kernels.convolution_2d(source, W, **settings).shape)
+        yield Check("transposed_convolution_2d", text, (g, W, c), {**settings, "outsize": source.shape[2:]})
+
+
+def error_norm(got: Any, expected: Any) -> float:
+    """||got - expected|| / ||expected||, the largest over several outputs; integers must be equal."""
+    if isinstance(got, tuple):
+        return max(error_norm(one, other) for one, other in zip(got, expected, strict=True))
+    if got.dtype.kind == "u":
+        return 0.0 if np.array_equal(got, expected) else math.inf
+    difference = got.astype(np.float64) - expected
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(expected)), 1e-30))
+
+
+def converted(check: Check, dtype: str) -> Check:
+    """The same with floats of another dtype."""
+
+    def convert(value: Any) -> Any:
+        return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+    settings = {name: convert(value) for name, value in check.settings.items()}
+    return check._replace(arrays=tuple(map(convert, check.arrays)), settings=settings)
+
+
+def on_gpu(check: Check) -> Any:
+    arrays, settings = map(to_gpu, check.arrays), {name: to_gpu(value) for name, value in check.settings.items()}
+    return to_host(getattr(kernels, check.primitive)(*arrays, **settings))
+
+
+def check_primitives(results: Results, random: np.random.Generator, small: bool, whose: str = "own") -> None:
+    """Each primitive in each dtype against the reference in float64, fed with the very numbers that the GPU was fed."""
+    for check in check_cases(random, small):
+        convolution = "convolution" in check.primitive
+        if small and check.primitive.startswith("linear"):
+            continue  # cuBLAS's kernels aren't ours to sanitize
+        if whose == "cudnn" and not convolution:
+            continue
+        for arithmetic in ("float64", "float32", "float16", *(("tf32",) if convolution else ())):
+            if whose == "cudnn" and arithmetic == "float64":
+                continue
+            rounded = converted(check, "float32" if arithmetic == "tf32" else arithmetic)
+            # Of equal maxima, and of 0 and a number that rounds to it, float64 would choose otherwise.
+            exact = "float32" if check.primitive in ("max_pooling_2d", "relu_mask") and arithmetic != "float64" else "float64"
+            wide = converted(rounded, exact)
+            expected = getattr(kernels, check.primitive)(*wide.arrays, **wide.settings, backend="reference")
+            try:
+                with precision("tf32" if arithmetic == "tf32" else "exact"), engine(whose):
+                    error = error_norm(on_gpu(rounded), expected)
+            except BackendError as refusal:
+                results.add("cudnn", configuration=f"{check.primitive} {check.configuration}: {refusal}", dtype=arithmetic)
+                continue
+            results.add(
+                "check" if whose == "own" else whose,
+                configuration=f"{check.primitive} {check.configuration}".strip(),
+                shape="x".join(map(str, check.arrays[0].shape)),
+                dtype=arithmetic,
+                measure="relative error norm",
+                value=error,
+                passed=error <= TOLERANCES[arithmetic],
+            )
+
+
+def check_cudnn(results: Results, random: np.random.Generator) -> None:
+    """Convolutions by cuDNN against the reference."""
+    if optional("cudnn") is None:
+        results.add("cudnn", configuration="nvidia-cudnn-frontend is not installed: left out")
+    else:
+        check_primitives(results, random, small=False, whose="cudnn")
+
+
+def check_torch(results: Results, random: np.random.Generator) -> None:
+    """Tensors of torch on the device: results are tensors, equal to CuPy's, in the order of torch's current stream."""
+    torch = torch_on_device(results, "torch")
+    if torch is None:
+        return
+
+    def to_torch(value: Any) -> Any:
+        return torch.from_numpy(value).cuda() if isinstance(value, np.ndarray) and value.dtype.kind in "fu" else value
+
+    side = torch.cuda.Stream()
+    for check in check_cases(random, small=True):
+        check = converted(check, "float32")
+        with engine("own"), torch.cuda.stream(side):
+            settings = {name: to_torch(value) for name, value in check.settings.items()}
+            got = getattr(kernels, check.primitive)(*map(to_torch, check.arrays), **settings)
+            tensors = got if isinstance(got, tuple) else (got,)
+            kept = all(type(tensor) is torch.Tensor and tensor.is_cuda for tensor in tensors)
+            values = tuple(tensor.cpu().numpy() for tensor in tensors)
+        with engine("own"):
+            expected = on_gpu(check)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        same = all(np.array_equal(one, other) for one, other in zip(values, expected, strict=True))
+        results.add("torch", configuration=f"{check.primitive} {check.configuration}", measure="as CuPy's", passed=kept and same)
+    with torch.cuda.stream(side):
+        x = torch.randn(4096, 4096, device="cuda")
+        for _ in range(50):
+            x = x @ x / 64  # is still under way when the kernel is launched
+        passed = bool(torch.equal(kernels.relu(x), torch.relu(x)))
+    results.add("torch", configuration="a kernel waits for torch's stream", passed=passed)
+
+
+def check_front_end(results: Results) -> None:
+    """Projections and occlusion of a small network on the GPU against the same on the CPU, and with little memory."""
+    if optional("dcnn_visualizer.chainer_compat") is None:
+        results.add("front end", configuration="Chainer is not installed: left out")
+        return
+    import dcnn_visualizer.traceable_nodes as tn
+    from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
+    from dcnn_visualizer.occlusion import SaliencyVisualizer
+    from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
+
+    block = TraceableChain(conv=tn.TraceableConvolution2D(16, 16, 3, pad=1), relu=tn.TraceableReLU())
+    model = TraceableChain(
+        conv1=tn.TraceableConvolution2D(3, 16, 3, pad=1),
+        relu1=tn.TraceableReLU(),
+        pool1=tn.TraceableMaxPooling2D(3, 2),
+        lrn1=tn.TraceableLocalResponseNormalization(),
+        block=TraceableResidual(block),
+        fc=tn.TraceableLinear(None, 10),
+    )
+    x = np.random.default_rng().standard_normal((32, 3, 32, 32)).astype(np.float32)
+    answers: list[list[np.ndarray]] = []
+    model(x)  # The shape of the last layer's weights is known from here.
+    for device, given in (("@numpy", x[:2]), ("@cupy:0", cupy.asarray(x[:2]))):
+        model.to_device(device)
+        projections = [method(model).analyze(given, "block", [1, (2, 3, 4)]) for method in (SaliNet, DeconvNet, DeSaliNet)]
+        saliency = SaliencyVisualizer(model).analyze(given[0], "fc", 5, 4)
+        assert all(type(array) is type(given) for array in (*projections, saliency.data))  # type: ignore[union-attr]
+        answers.append([cupy.asnumpy(array) for array in (*projections, saliency.data)])  # type: ignore[union-attr]
+    for name, got, expected in zip(("SaliNet", "DeconvNet", "DeSaliNet", "occlusion"), *reversed(answers), strict=True):
+        error = error_norm(got, expected)
+        results.add("front end", configuration=name, measure="relative error norm", value=error, passed=error < 1e-4)
+
+    pool, given, salinet = cupy.get_default_memory_pool(), cupy.asarray(x), SaliNet(model)
+
+    def forget() -> int:
+        """The recording of one picture takes the place of the last; gives the bytes in use then."""
+        salinet.analyze(given[:1], "block")
+        pool.free_all_blocks()
+        return pool.used_bytes()
+
+    used = forget()
+    expected = salinet.analyze(given, "block").get()
+    peak = pool.total_bytes()
+    forget()
+    pool.set_limit(size=used + (peak - used) * 6 // 10)
+    try:
+        got = salinet.analyze(given, "block").get()
+    finally:
+        pool.set_limit(size=0)
+    error = error_norm(got, expected)
+    results.add("front end", configuration="too little memory", measure="relative error norm", value=error, passed=error < 1e-5)

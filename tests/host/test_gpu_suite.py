@@ -1,0 +1,68 @@
+"""The GPU suite runs from end to end on the host build, on a network and pictures of a few pixels, and launches every kernel."""
+
+import csv
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import dcnn_kernels
+from tests.host import host_build, resources
+
+pytestmark = pytest.mark.skipif(host_build.compiler() is None, reason="the host build needs g++, which isn't there")
+ROOT = Path(__file__).parents[2]
+
+FEW = """
+    import itertools
+    from benchmarks import gpu_checks, gpu_suite
+    cases = gpu_checks.check_cases
+    gpu_checks.check_cases = lambda random, small: itertools.islice(cases(random, small), 3)
+    gpu_suite.main()
+"""
+WHOLE = """
+    from benchmarks import elementwise, gpu_checks, gpu_rates, gpu_suite
+    elementwise.STAGES, elementwise.LINEAR = ((8, 16, 16),), ((5, 6),)
+    gpu_rates.VGG16, gpu_rates.PICTURES = {"tiny": (3, 5, 4), "wide": (33, 34, 6)}, (2, 8, 9, 9)
+    cases = gpu_checks.check_cases
+    gpu_checks.check_cases = lambda random, small: cases(random, small=True)
+    # The tests run under sanitizers of their own.
+    gpu_suite.Beside.start_kernel_tests = lambda self: self.start("tests", "none", ["true"])
+    try:
+        gpu_suite.main()
+    finally:
+        from cupy.kernels import LAUNCHED
+        print("kernels", *sorted({expression.partition("<")[0] for _, expression in LAUNCHED}))
+"""
+
+
+def run(program, *arguments):
+    path = os.pathsep.join(map(str, (ROOT / "tests" / "host", ROOT, ROOT / "kernels")))
+    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def test_the_checks_run_alone_for_a_sanitizer():
+    checks = [line for line in run(FEW, "--small").splitlines() if "relative error norm" in line]
+    assert len(checks) == 3 * 3
+    assert all("passed=True" in line for line in checks)
+
+
+def test_the_suite_runs_from_end_to_end(tmp_path):
+    printed = run(WHOLE, "--output", str(tmp_path), "--batch", "2", "--seed", "5")
+    assert "seed 5" in printed
+    assert "0 failures" in printed
+    (launched,) = [line.split()[1:] for line in printed.splitlines() if line.startswith("kernels ")]
+    assert set(launched) >= {kernel.partition("<")[0] for _, kernel in resources.rows_of_file()}
+    with (tmp_path / "host-build.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    jobs = {row["job"] for row in rows}
+    assert jobs == {"check", "torch", "cudnn", "front end", "sanitizer", "tests", "convolution", "memory", "accelerate"}
+    checked = {row["configuration"].split()[0] for row in rows if row["job"] == "check"}
+    assert checked == set(dcnn_kernels.__all__) - {"BackendError"}
+    for job, configuration in (("memory", "max_pooling_2d ksize=2 mask"), ("convolution", "wide transposed from pooled")):
+        assert any((row["job"], row["configuration"]) == (job, configuration) and float(row["value"]) > 0 for row in rows)
