@@ -5,191 +5,79 @@ After M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional Netw
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import numpy as np
 
-import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
-from dcnn_kernels.geometry import Pair, PairLike, occlusion_windows, pair
+from dcnn_kernels.geometry import PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
-from dcnn_visualizer.batching import fitting, in_batches
-from dcnn_visualizer.files import whole_file
-from dcnn_visualizer.graph import Graph
+from dcnn_visualizer.batching import fitting
+from dcnn_visualizer.incremental import PLACES, IncrementalSweep, Watcher, work_table
+from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.reversal import check_picture
-from dcnn_visualizer.traceable_chain import compute
-from dcnn_visualizer.traceable_nodes import TraceableNode
+from dcnn_visualizer.saliency_map import SaliencyMap, Sweep
+
+__all__ = ["Approximation", "Fill", "Occluder", "SaliencyMap", "SaliencyVisualizer", "Sweep"]
 
 #: What an occluded region is filled with: ``"mean"``, ``"channel"``, a number, or an array that fits (C, H, W).
 Fill = str | float | Array
 
 
+class Occluder(NamedTuple):
+    """What is slid over a picture.
+
+    Attributes:
+        ksize: Rows and columns, in pixels.
+        stride: Step between its places, in pixels.
+        fill: What it shows: the picture's ``"mean"``, its mean per ``"channel"``, a number, or an array that fits (C, H, W).
+        windows: ``"centered"``: on every stride-th pixel, clipped at the border; ``"inside"``: whole windows only.
+    """
+
+    ksize: PairLike
+    stride: PairLike = 1
+    fill: Fill = "mean"
+    windows: str = "centered"
+
+
 @dataclass(frozen=True)
-class Sweep:
-    """How a map was made.
+class Approximation:
+    """How a map may be had for less, and how closely its error is looked at.
 
     Attributes:
-        layer: Path of the layer that was watched.
-        shape: (H, W) of the picture.
-        ksize: Rows and columns of the occluder.
-        stride: Step between its places.
-        windows: ``"centered"`` or ``"inside"``.
-        measure: ``"norm"`` or ``"value"``.
+        threshold: Rows and columns at the edges of what changes are taken for unchanged if no change in them exceeds this share
+            of the largest; 0 for none.
+        coarse: Only every ``coarse``-th place in either direction is looked at first, and the map interpolated between them; 1
+            for all.
+        refined: Share of all places that are then looked at themselves, those where the map is strongest.
+        sample: Number of random places that are also computed exactly, to measure the error.
+        seed: Of their choice.
+
+    Raises:
+        ValueError: A number out of its range.
     """
 
-    layer: str
-    shape: Pair
-    ksize: Pair
-    stride: Pair
-    windows: str
-    measure: str
+    threshold: float = 0.0
+    coarse: int = 1
+    refined: float = 0.25
+    sample: int = 16
+    seed: int = 0
 
-
-class SaliencyMap:
-    """How a layer's channels change as each place of a picture is hidden.
-
-    Args:
-        data: Array of shape (rows, columns, channels): occluded minus original.
-        sweep: How it was made.
-
-    Attributes:
-        data: The array.
-        sweep: How it was made.
-    """
-
-    def __init__(self, data: Array, sweep: Sweep) -> None:
-        if data.ndim != 3:
-            raise ValueError(f"data must have shape (rows, columns, channels), got {data.shape}")
-        self.data = data
-        self.sweep = sweep
-
-    def __repr__(self) -> str:
-        rows, columns, channels = self.data.shape
-        return f"SaliencyMap({rows}x{columns} places, {channels} channels, {self.sweep})"
-
-    def heatmap(
-        self,
-        shape: Pair | None = None,
-        cmap: str | Callable[..., Any] = "RdBu_r",
-        value_range: tuple[float, float] | None = None,
-        centering: bool = True,
-        absolute: bool = False,
-        channel: int | None = None,
-    ) -> np.ndarray:
-        """Paints the map over the whole picture.
-
-        Args:
-            shape: (H, W) of the result; the picture's own by default.
-            cmap: Name of a matplotlib colormap, or a callable from [0, 1] to RGB or RGBA.
-            value_range: Values at the two ends of the colormap; by default the map's own range.
-            centering: Whether the range, if not given, is symmetric, so that no change is the colormap's middle. Not for
-                ``absolute``, whose range starts at no change.
-            absolute: Whether to paint how much, not which way.
-            channel: One channel, or None for the mean over all.
-
-        Returns:
-            float32 array of shape (H, W, 3) in 0..1.
-
-        Raises:
-            IndexError: No such channel.
-            ValueError: A bad shape or range.
-            ImportError: ``cmap`` is a name and matplotlib isn't installed.
-        """
-        values = self.plane(shape, absolute, channel)
-        return rendering.colorize(values, cmap, value_range, centering and not absolute, from_zero=absolute)
-
-    def plane(self, shape: Pair | None = None, absolute: bool = False, channel: int | None = None) -> np.ndarray:
-        """One number a pixel: the map interpolated between the places of the occluder.
-
-        Args:
-            shape: (H, W) of the result; the picture's own by default.
-            absolute: Whether to take absolute values.
-            channel: One channel, or None for the mean over all.
-
-        Returns:
-            Array of shape (H, W).
-
-        Raises:
-            IndexError: No such channel.
-            ValueError: A shape without pixels.
-        """
-        data = rendering.to_host(self.data)
-        if channel is not None and not 0 <= channel < data.shape[2]:
-            raise IndexError(f"channel must be in 0..{data.shape[2] - 1}, got {channel!r}")
-        data = data if channel is None else data[:, :, channel : channel + 1]
-        values = (np.abs(data) if absolute else data).mean(axis=2)
-        height, width = self.sweep.shape
-        rows, columns = self.sweep.shape if shape is None else pair("shape", shape)
-        places = occlusion_windows(self.sweep.shape, self.sweep.ksize, self.sweep.stride, self.sweep.windows)
-        if self.sweep.windows == "centered":
-            centres = tuple(np.arange(0, size, step) for size, step in zip(self.sweep.shape, self.sweep.stride, strict=True))
-        else:
-            centres = (places[:, 0, [0, 2]].mean(axis=1) - 0.5, places[0, :, [1, 3]].mean(axis=0) - 0.5)
-        at_rows = (np.arange(rows) + 0.5) * height / rows - 0.5
-        at_columns = (np.arange(columns) + 0.5) * width / columns - 0.5
-        return rendering.interpolate(values, centres, (at_rows, at_columns))
-
-    def compose(self, img: Array, alpha: float = 0.5, **heatmap: Any) -> np.ndarray:
-        """Lays the heat map over a picture.
-
-        Args:
-            img: Picture (3, H, W), (H, W, 3) or (H, W); uint8, or floats, which are scaled to 0..1 if they exceed it.
-            alpha: Weight of the heat map, 0 to 1.
-            **heatmap: Arguments of :meth:`heatmap`.
-
-        Returns:
-            float32 array of shape (H, W, 3) in 0..1.
-
-        Raises:
-            ValueError: ``alpha`` outside 0..1, or no picture.
-        """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}")
-        picture = rendering.displayable(img)
-        return (1 - alpha) * picture + np.float32(alpha) * self.heatmap(**{"shape": picture.shape[:2], **heatmap})
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the map to an npz file, whole or not at all.
-
-        Raises:
-            OSError: The folder is missing, or the file can't be written.
-        """
-        with whole_file(path) as file:
-            np.savez(file, data=rendering.to_host(self.data), sweep=np.array(json.dumps(asdict(self.sweep))))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str] | BinaryIO) -> SaliencyMap:
-        """Reads a map that :meth:`save` wrote.
-
-        Raises:
-            ValueError: The file is no such map, or broken.
-            OSError: It can't be read.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                fields = json.loads(str(file["sweep"]))
-                data = file["data"]
-            for name in ("shape", "ksize", "stride"):
-                fields[name] = pair(name, fields[name])
-            sweep = Sweep(**fields)
-            places = occlusion_windows(sweep.shape, sweep.ksize, sweep.stride, sweep.windows).shape[:2]
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no saved SaliencyMap: {error}") from error
-        if data.ndim != 3 or data.shape[:2] != places or data.dtype.kind != "f":
-            raise ValueError(f"{path} is no saved SaliencyMap: {data.dtype} data of shape {data.shape} for {places} places")
-        return cls(data, sweep)
+    def __post_init__(self) -> None:
+        for name, low, high in (("threshold", 0, 1), ("coarse", 1, np.inf), ("refined", 0, 1), ("sample", 1, np.inf)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)!r}")
 
 
 class SaliencyVisualizer:
     """Maps how a layer's activation changes as each place of a picture is hidden.
+
+    The network runs once; of the occluded pictures, only what the occluder changes is computed. Maps are exact all the same.
 
     Args:
         model: A TraceableChain.
@@ -206,67 +94,156 @@ class SaliencyVisualizer:
     def analyze(
         self,
         img: Any,
-        layer: str,
+        layer: str | Sequence[str],
         ksize: PairLike,
         stride: PairLike = 1,
         fill: Fill = "mean",
         measure: str | None = None,
         windows: str = "centered",
-        batch_size: int = 16,
+        batch_size: int = PLACES,
         progress: bool = False,
         memory_budget: int | None = None,
-    ) -> SaliencyMap | list[SaliencyMap]:
+        approximation: Approximation | None = None,
+        partial: bool = False,
+    ) -> Any:
         """Slides an occluder over a picture and watches a layer.
 
         Args:
             img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, NumPy or CuPy; the network's own preprocessing done.
-            layer: The layer's path.
+            layer: The layer's path, or several.
             ksize: Rows and columns of the occluder, in pixels.
             stride: Step between its places, in pixels.
             fill: What it shows: the picture's ``"mean"``, its mean per ``"channel"``, a number, or an array that fits (C, H, W).
             measure: ``"norm"``, the L2 norm of each feature map (for a vector, of each unit); ``"value"``, each unit of a vector,
                 so that all classes come out of one sweep. By default ``"norm"`` for maps and ``"value"`` for vectors.
             windows: ``"centered"``: on every stride-th pixel, clipped at the border; ``"inside"``: whole windows only.
-            batch_size: Occluded pictures that go through the network at once, at most; halved if memory runs out.
+            batch_size: Places of the occluder that go through the network at once, at most; halved if memory runs out.
             progress: Whether to show a progress bar (tqdm) on what takes longer than a second.
-            memory_budget: Bytes that the activations of a batch may take; bounds ``batch_size``.
+            memory_budget: Bytes that the sweep may hold; by default a quarter of what is free. A single place at a time is the
+                least it can do.
+            approximation: How to have the map for less; None for an exact one.
+            partial: Whether an interruption (Ctrl-C) returns what is finished, NaN elsewhere, instead of raising.
 
         Returns:
-            A SaliencyMap, occluded minus original; for a batch a list of them.
+            A SaliencyMap, occluded minus original; for several layers a dict of them by path; for a batch a list of either.
 
         Raises:
             KeyError: No such layer.
             TypeError: A wrong kind of picture.
             ValueError: A wrong shape, NaN, a window larger than the picture, an unknown measure, fill or windows.
         """
-        x, single = check_picture(img)
+        layers = [layer] if isinstance(layer, str) else layer
+        _, single = check_picture(img)
+        occluder = Occluder(ksize, stride, fill, windows)
+        swept = self.sweep(img, layers, [occluder], measure, batch_size, progress, memory_budget, approximation, partial)
+        maps = [found[layer] if isinstance(layer, str) else found for (found,) in swept]
+        return maps[0] if single else maps
+
+    def sweep(
+        self,
+        img: Any,
+        layers: Sequence[str],
+        occluders: Sequence[Occluder],
+        measure: str | None = None,
+        batch_size: int = PLACES,
+        progress: bool = False,
+        memory_budget: int | None = None,
+        approximation: Approximation | None = None,
+        partial: bool = False,
+    ) -> list[list[dict[str, SaliencyMap]]]:
+        """Slides several occluders over several pictures and watches several layers, each network run serving all.
+
+        Args:
+            img: As for :meth:`analyze`.
+            layers: The layers' paths.
+            occluders: What to slide.
+            measure: As for :meth:`analyze`, of all layers.
+            batch_size: As for :meth:`analyze`.
+            progress: As for :meth:`analyze`.
+            memory_budget: As for :meth:`analyze`.
+            approximation: As for :meth:`analyze`.
+            partial: As for :meth:`analyze`.
+
+        Returns:
+            For each picture, for each occluder, the maps by layer.
+
+        Raises:
+            KeyError: No such layer.
+            TypeError: A wrong kind of picture.
+            ValueError: A wrong shape, NaN, a window larger than the picture, an unknown measure, fill or windows.
+        """
+        x, _ = check_picture(img)
         graph = self.model.graph()
-        target = graph.index(layer)
-        places = occlusion_windows(x.shape[2:], ksize, stride, windows)
+        targets = {layer: graph.index(layer) for layer in layers}
+        grids = [occlusion_windows(x.shape[2:], one.ksize, one.stride, one.windows) for one in occluders]
+        fills = [[fill_picture(picture, one.fill) for one in occluders] for picture in x]
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
-        fills = [fill_picture(picture, fill) for picture in x]
+        fitting(memory_budget, 1, 1)
+        budget = free_memory(x) // 4 if memory_budget is None else memory_budget
 
-        maps = []
-        with (
-            chainer.using_device(chainer.backend.get_device_from_array(x)),
-            chainer.no_backprop_mode(),
-            chainer.using_config("train", False),
-            _progress_bar(progress, len(x) * places.shape[0] * places.shape[1]) as advance,
-        ):
+        swept: list[list[dict[str, SaliencyMap]]] = []
+        with self._at_inference(x) as stack:
+            advance = stack.enter_context(_progress_bar(progress, len(x) * sum(grid[..., 0].size for grid in grids)))
             for picture, filled in zip(x, fills, strict=True):
-                original, needed = _activation_and_bytes(graph, target, picture[None])
-                chosen = check_measure(measure, original.ndim)
-                size = fitting(memory_budget, needed, batch_size)
+                way = IncrementalSweep(graph, list(targets.values()), picture[None])
+                measures = {target: check_measure(measure, way.outputs[target].ndim) for target in targets.values()}
+                watcher = Watcher(way, measures, batch_size, budget, advance, partial)
+                swept.append([])
+                for occluder, grid, shown in zip(occluders, grids, filled, strict=True):
+                    found, error = _mapped(watcher, grid, shown[None], approximation)
+                    swept[-1].append(
+                        {
+                            layer: SaliencyMap(
+                                found[target],
+                                Sweep(
+                                    layer,
+                                    x.shape[2:],
+                                    pair("ksize", occluder.ksize),
+                                    pair("stride", occluder.stride),
+                                    occluder.windows,
+                                    measures[target],
+                                ),
+                                error,
+                            )
+                            for layer, target in targets.items()
+                        }
+                    )
+        return swept
 
-                def watch(pictures: Array, chosen: str = chosen) -> Array:
-                    return measured(graph.evaluate(pictures, [target], compute)[0], chosen)
+    def explain(self, img: Any, layer: str, ksize: PairLike, stride: PairLike = 1, windows: str = "centered") -> str:
+        """Tells layer by layer how a sweep is computed, what share of the layer changes, and the arithmetic.
 
-                changed = _occlude_everywhere(watch, picture, places.reshape(-1, 4), filled, size, advance)
-                data = (changed - measured(original, chosen)).reshape(*places.shape[:2], original.shape[1])
-                sweep = Sweep(layer, x.shape[2:], pair("ksize", ksize), pair("stride", stride), windows, chosen)
-                maps.append(SaliencyMap(data, sweep))
-        return maps[0] if single else maps
+        Args:
+            img: Picture (C, H, W).
+            layer: The layer's path.
+            ksize: Rows and columns of the occluder, in pixels.
+            stride: Step between its places, in pixels.
+            windows: As for :meth:`analyze`.
+
+        Returns:
+            A table, one line a layer, and a last one for all.
+
+        Raises:
+            KeyError: No such layer.
+            TypeError: A wrong kind of picture.
+            ValueError: A wrong shape, NaN, or a window larger than the picture.
+        """
+        x, _ = check_picture(img)
+        graph = self.model.graph()
+        target = graph.index(layer)
+        places = occlusion_windows(x.shape[2:], ksize, stride, windows).reshape(-1, 4)
+        with self._at_inference(x):
+            return work_table(IncrementalSweep(graph, [target], x[:1]), places)
+
+    @staticmethod
+    @contextmanager
+    def _at_inference(x: Array) -> Iterator[ExitStack]:
+        with ExitStack() as stack:
+            stack.enter_context(chainer.using_device(chainer.backend.get_device_from_array(x)))
+            stack.enter_context(chainer.no_backprop_mode())
+            stack.enter_context(chainer.using_config("train", False))
+            yield stack
 
 
 def fill_picture(picture: Array, fill: Fill) -> Array:
@@ -317,39 +294,62 @@ def check_measure(measure: str | None, ndim: int) -> str:
     return measure
 
 
-def measured(activation: Array, measure: str) -> Array:
-    """One number a channel: activations (N, channels, …) to (N, channels)."""
-    if measure == "value":
-        return activation
-    xp = array_module(activation)
-    return xp.sqrt(xp.square(activation).sum(axis=tuple(range(2, activation.ndim))))
+def _mapped(
+    watcher: Watcher, grid: np.ndarray, filled: Array, approximation: Approximation | None
+) -> tuple[dict[int, Array], float | None]:
+    """Maps (rows, columns, channels) by watched step, and their measured error if they are approximate.
+
+    Args:
+        watcher: Watches the network.
+        grid: int64 (rows, columns, 4), the places of the occluder.
+        filled: What it shows; broadcasts to (1, C, H, W).
+        approximation: How to have the maps for less, or None.
+    """
+    rows, columns = grid.shape[:2]
+    windows = grid.reshape(-1, 4)
+    if approximation is None:
+        return _in_rows(watcher.watch(windows, filled), rows, columns), None
+    threshold, step = approximation.threshold, approximation.coarse
+    if step == 1:
+        found = watcher.watch(windows, filled, threshold)
+    else:
+        at = [np.unique(np.append(np.arange(0, size, step), size - 1)) for size in (rows, columns)]
+        first = (at[0][:, None] * columns + at[1]).ravel()
+        seen = watcher.watch(windows[first], filled, threshold)
+        everywhere = (np.arange(rows, dtype=np.float64), np.arange(columns, dtype=np.float64))
+        found = {}
+        strength: Any = 0
+        for target, values in _in_rows(seen, len(at[0]), len(at[1])).items():
+            smooth = _interpolated(values, at, everywhere)
+            found[target] = smooth.reshape(-1, smooth.shape[2])
+            strong = rendering.to_host(abs(found[target]).max(axis=1))
+            strength = strength + strong / max(strong.max(), np.finfo(strong.dtype).tiny)
+            found[target][array_module(values).asarray(first)] = seen[target]
+        rest = np.setdiff1d(np.arange(len(windows)), first)
+        rest = rest[np.argsort(-strength[rest], kind="stable")][: int(np.ceil(approximation.refined * len(windows)))]
+        for target, values in watcher.watch(windows[rest], filled, threshold).items():
+            found[target][array_module(values).asarray(rest)] = values
+    sample = np.random.default_rng(approximation.seed).permutation(len(windows))[: approximation.sample]
+    error = 0.0
+    for target, exact in watcher.watch(windows[sample], filled).items():
+        wrong, size = (
+            rendering.to_host(abs(values)) for values in (found[target][array_module(exact).asarray(sample)] - exact, exact)
+        )
+        error = max(error, float(np.sqrt(np.square(wrong, dtype=np.float64).mean() / max(np.square(size).mean(), 1e-300))))
+    return _in_rows(found, rows, columns), error
 
 
-def _activation_and_bytes(graph: Graph, target: int, picture: Array) -> tuple[Array, int]:
-    """A layer's activation, and the most bytes that a step on the way had as inputs and output."""
-    most = 0
-
-    def apply(node: TraceableNode, *inputs: Array) -> Array:
-        nonlocal most
-        output = compute(node, *inputs)
-        most = max(most, output.nbytes + sum(array.nbytes for array in inputs))
-        return output
-
-    return graph.evaluate(picture, [target], apply)[0], most
+def _in_rows(found: dict[int, Array], rows: int, columns: int) -> dict[int, Array]:
+    return {target: values.reshape(rows, columns, -1) for target, values in found.items()}
 
 
-def _occlude_everywhere(
-    watch: Callable[[Array], Array], picture: Array, windows: Array, filled: Array, size: int, advance: Callable[[int], Any]
-) -> Array:
-    """What ``watch`` sees of the picture with each window hidden, (windows, channels), ``size`` windows at a time."""
-    parts: list[Array] = []
-
-    def hide(start: int, stop: int) -> None:
-        parts.append(watch(kernels.occlude(picture, windows[start:stop], filled)))
-        advance(stop - start)
-
-    in_batches(len(windows), size, hide)
-    return array_module(picture).concatenate(parts)
+def _interpolated(values: Array, at: list[np.ndarray], everywhere: tuple[np.ndarray, np.ndarray]) -> Array:
+    """Values (rows, columns, channels) at some rows and columns, interpolated linearly at all."""
+    xp = array_module(values)
+    for axis, (known, wanted) in enumerate(zip(at, everywhere, strict=True)):
+        weights = np.array([np.interp(wanted, known, row) for row in np.eye(len(known))])
+        values = xp.moveaxis(xp.tensordot(xp.asarray(weights.T, values.dtype), values, (1, axis)), 0, axis)
+    return xp.ascontiguousarray(values)
 
 
 @contextmanager

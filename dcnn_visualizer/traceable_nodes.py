@@ -23,6 +23,7 @@ import numpy as np
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import PadLike, Pads, Pair, PairLike, Window, output_size, pads, pair
+from dcnn_visualizer import responses
 
 if TYPE_CHECKING:
     from dcnn_visualizer.reversal import Rule
@@ -89,6 +90,14 @@ class TraceableNode:
                 "use a traceable node in its place, or derive one that answers record and reverse"
             )
         return signal
+
+    def response(self) -> responses.Response:
+        """How the output responds when a part of the input changes; made anew for each sweep of an occluder.
+
+        By default the layer is computed on what changed where each pixel of the output depends on one of the input (``window``
+        of 1x1), and on whole inputs otherwise.
+        """
+        return responses.response_of(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule by which :meth:`reverse` goes, in a few words."""
@@ -196,6 +205,10 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
             signal, self.W.array, None, self.stride, self.pads, dilate=self.dilate, groups=self.groups, outsize=record
         )
 
+    def response(self) -> responses.Response:
+        """Linear in what changed."""
+        return responses.Convolved(self, self.W.array, self.groups)
+
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "Wᵀg: transposed convolution, no bias"
@@ -214,6 +227,10 @@ class TraceableLinear(L.Linear, TraceableNode):
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Wᵀg."""
         return kernels.linear_adjoint(signal, self.W.array).reshape(record)
+
+    def response(self) -> responses.Response:
+        """Linear in what changed."""
+        return responses.Weighted(self, self.W.array)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -245,6 +262,11 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
         gamma = self._get_gamma()[0] if gamma is None else gamma
         beta = self._get_beta()[0] if beta is None else beta
         return kernels.batch_normalization(x, gamma, beta, self.avg_mean, self.avg_var, self.eps), None
+
+    def response(self) -> responses.Response:
+        """Linear in what changed."""
+        gamma = self._get_gamma()[0] if self.gamma is None else self.gamma.array
+        return responses.Scaled(self, gamma / array_module(gamma).sqrt(self.avg_var + self.eps))
 
     def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
         """g·gamma/sqrt(var + eps)."""
@@ -293,6 +315,10 @@ class TraceableReLU(_Rectifier):
         """Keeps nothing."""
         return kernels.relu(x)
 
+    def response(self) -> responses.Response:
+        """Rectified with the change, less rectified without."""
+        return responses.Rectified(self)
+
 
 class TraceableClippedReLU(_Rectifier):
     """min(max(x, 0), z); ReLU6 by default.
@@ -317,6 +343,10 @@ class TraceableClippedReLU(_Rectifier):
     def compute(self, x: Array) -> Array:
         """Keeps nothing."""
         return kernels.clipped_relu(x, self.z)
+
+    def response(self) -> responses.Response:
+        """Rectified with the change, less rectified without."""
+        return responses.Rectified(self, z=self.z)
 
     def _derivative(self) -> str:
         return f"[0<x<{self.z:g}]"
@@ -343,6 +373,10 @@ class TraceableLeakyReLU(_Rectifier):
     def compute(self, x: Array) -> Array:
         """Keeps nothing."""
         return kernels.leaky_relu(x, self.slope)
+
+    def response(self) -> responses.Response:
+        """Rectified with the change, less rectified without."""
+        return responses.Rectified(self, slope=self.slope)
 
     def _derivative(self) -> str:
         return f"(1 if x>0 else {self.slope:g})"
@@ -417,6 +451,10 @@ class TraceableMaxPooling2D(TraceableNode):
             mode=rule.unpooling,
         )
 
+    def response(self) -> responses.Response:
+        """Maxima with the change, less those without."""
+        return responses.MaxPooled(self)
+
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         places = {"switch": "by switches", "center": "at the window's centre", "spread": "spread over the window"}
@@ -465,6 +503,10 @@ class TraceableAveragePooling2D(TraceableNode):
         """The adjoint: each value shared out evenly over its window."""
         return kernels.average_pooling_2d_adjoint(signal, record, self.ksize, self.stride, self.pads, self.count_include_pad)
 
+    def response(self) -> responses.Response:
+        """Linear in what changed."""
+        return responses.AveragePooled(self, self.count_include_pad)
+
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "adjoint of the average"
@@ -484,6 +526,10 @@ class TraceableGlobalAveragePooling2D(TraceableNode):
     def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:
         """The adjoint: each value shared out evenly over its map."""
         return kernels.global_average_pooling_2d_adjoint(signal, record)
+
+    def response(self) -> responses.Response:
+        """Linear in what changed."""
+        return responses.Averaged(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -551,6 +597,10 @@ class TraceableDropout(TraceableNode):
         """The identity."""
         return signal
 
+    def response(self) -> responses.Response:
+        """The change itself."""
+        return responses.Passed(self)
+
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "identity"
@@ -570,6 +620,10 @@ class TraceableFlatten(TraceableNode):
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Reshapes."""
         return signal.reshape(record)
+
+    def response(self) -> responses.Response:
+        """The change itself, in a row."""
+        return responses.Flattened(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -597,6 +651,10 @@ class Add(TraceableNode):
     def reverse(self, signal: Array, record: int, rule: Rule) -> tuple[Array, ...]:
         """The signal, for each input."""
         return (signal,) * record
+
+    def response(self) -> responses.Response:
+        """The sum of the changes."""
+        return responses.Added(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -628,6 +686,10 @@ class Concatenate(TraceableNode):
         """Splits the signal along the channels."""
         ends = [sum(record[: i + 1]) for i in range(len(record))]
         return tuple(signal[:, end - channels : end] for channels, end in zip(record, ends, strict=True))
+
+    def response(self) -> responses.Response:
+        """The changes, one after the other."""
+        return responses.Concatenated(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""

@@ -14,13 +14,13 @@ KERNELS, VISUALIZER = (Path(package.__file__).parent for package in (dcnn_kernel
 
 #: From the ground up: a module imports only from rows above its own, and within its row nothing.
 FLOORS = (
-    ("chainer_compat", "rendering", "files", "batching"),
-    ("fingerprint", "acceleration", "dataset"),
+    ("chainer_compat", "rendering", "files", "batching", "memory", "responses"),
+    ("fingerprint", "acceleration", "dataset", "saliency_map"),
     ("traceable_nodes", "functions"),
     ("graph",),
     ("traceable_chain", "recording"),
     ("traceable_graph",),
-    ("reversal",),
+    ("reversal", "incremental"),
     ("desalinet", "occlusion"),
     ("importers", "plotting"),
     ("models", "layer_table"),

@@ -14,6 +14,7 @@ from dcnn_kernels.normalization import (
     local_response_normalization_gradient,
 )
 from dcnn_kernels.occlusion import occlude
+from dcnn_kernels.patches import convolve_patches, crop_patches, max_pool_patches, rectify_patches
 from dcnn_kernels.pooling import (
     average_pooling_2d,
     average_pooling_2d_adjoint,
@@ -32,6 +33,8 @@ __all__ = [
     "batch_normalization_adjoint",
     "clipped_relu",
     "convolution_2d",
+    "convolve_patches",
+    "crop_patches",
     "global_average_pooling_2d",
     "global_average_pooling_2d_adjoint",
     "leaky_relu",
@@ -39,9 +42,11 @@ __all__ = [
     "linear_adjoint",
     "local_response_normalization",
     "local_response_normalization_gradient",
+    "max_pool_patches",
     "max_pooling_2d",
     "occlude",
     "prelu",
+    "rectify_patches",
     "relu",
     "relu_mask",
     "relu_reverse",

@@ -203,3 +203,26 @@ def occlusion_windows(shape: Pair, ksize: PairLike, stride: PairLike = 1, window
     places[..., 2] = np.minimum(tops + rows, height)[:, None]
     places[..., 3] = np.minimum(lefts + columns, width)
     return places
+
+
+def affected_windows(
+    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], count: int, ksize: int, stride: int, before: int, dilate: int = 1
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Windows along one axis that span any of some pixels: the outputs that change with them.
+
+    Args:
+        start: First pixels, int64 of any shape.
+        stop: Ends of the pixels, exclusive, of the same shape; where they don't exceed ``start``, there are no pixels.
+        count: Number of windows.
+        ksize: Taps of the window.
+        stride: Step between windows.
+        before: Padding before the first pixel.
+        dilate: Step between taps. Windows whose taps all step over the pixels are among the answer.
+
+    Returns:
+        First windows and ends, exclusive; (0, 0) where no window sees a pixel.
+    """
+    first = np.maximum(-((dilate * (ksize - 1) - start - before) // stride), 0)
+    last = np.minimum((stop - 1 + before) // stride + 1, count)
+    none = (stop <= start) | (last <= first)
+    return np.where(none, 0, first), np.where(none, 0, last)

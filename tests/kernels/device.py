@@ -31,7 +31,7 @@ from dcnn_kernels.arrays import COMPILED
 
 BACKEND = os.environ.get("DCNN_TEST_BACKEND", "reference")
 #: Arguments that stay in host memory.
-HOST_ARGUMENTS = {"windows"}
+HOST_ARGUMENTS = {"windows", "samples", "origins", "offsets", "outputs"}
 
 reference_only = pytest.mark.reference_only
 host_only = pytest.mark.host_only

@@ -17,6 +17,7 @@ PRIMITIVES = sorted(set(dcnn_kernels.__all__) - {"BackendError"})
 #: A call of each primitive.
 x, W, switches = np.ones((2, 3, 4, 4)), np.ones((3, 3, 1, 1)), np.zeros((2, 3, 2, 2), np.uint8)
 flat, channel = x[..., 0, 0], np.ones(3)
+places = np.zeros((2, 2), np.int64)
 CALLS = {
     "average_pooling_2d": (x, 2),
     "average_pooling_2d_adjoint": (x, 8, 2),
@@ -24,6 +25,8 @@ CALLS = {
     "batch_normalization_adjoint": (x, channel, channel),
     "clipped_relu": (x,),
     "convolution_2d": (x, W),
+    "convolve_patches": (x, places, W, 4),
+    "crop_patches": (x, places[:, 0], places, 2),
     "global_average_pooling_2d": (x,),
     "global_average_pooling_2d_adjoint": (flat, 4),
     "leaky_relu": (x,),
@@ -31,9 +34,11 @@ CALLS = {
     "linear_adjoint": (flat, W[..., 0, 0]),
     "local_response_normalization": (x,),
     "local_response_normalization_gradient": (x, x),
+    "max_pool_patches": (x, places, x[:1], x[:1, :, ::2, ::2], places, 2, 2, 2),
     "max_pooling_2d": (x, 2),
     "occlude": (x[0], np.array([[0, 0, 1, 1]]), 0.0),
     "prelu": (x, channel),
+    "rectify_patches": (x, places, x[:1]),
     "relu": (x,),
     "relu_mask": (x,),
     "relu_reverse": (x,),
