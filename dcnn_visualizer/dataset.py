@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,6 +67,28 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, np.ndarr
     extensions = Image.registered_extensions()
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
     return ((path, read_picture(path)) for path in paths if path.is_file())
+
+
+class Folder:
+    """The pictures of a folder, by name, read anew each time that they are gone through; see :func:`read_folder`.
+
+    Args:
+        folder: The folder.
+        prepare: What is done to each picture, such as a network's preprocessing; None for nothing.
+
+    Raises:
+        OSError: The folder is missing, or is none.
+        ImportError: Pillow isn't installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], prepare: Callable[[np.ndarray], Any] | None = None) -> None:
+        self.folder, self.prepare = folder, prepare
+        read_folder(folder)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The pictures, prepared; one that can't be read raises when its turn comes."""
+        for _, picture in read_folder(self.folder):
+            yield picture if self.prepare is None else self.prepare(picture)
 
 
 def fit(picture: np.ndarray, size: PairLike) -> np.ndarray:

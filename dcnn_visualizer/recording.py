@@ -30,12 +30,17 @@ class Recording:
         graph: The model's graph.
         picture: Array of shape (B, C, H, W); copied, so that later changes to it do no harm.
         identity: Fingerprint of the picture.
+
+    Attributes:
+        records: What each step recorded keeps for the way back.
+        widest: The most bytes that one picture takes as inputs and output of a step.
     """
 
     def __init__(self, graph: Graph, picture: Array, identity: bytes) -> None:
         self.graph = graph
         self.identity = identity
         self.records: dict[int, Any] = {}
+        self.widest = 0
         self._activations: dict[int, Array] = {PICTURE: picture.copy()}
         self._states: dict[int, bytes | None] = {}
         self._lock = threading.RLock()
@@ -72,7 +77,10 @@ class Recording:
             for index in self.graph.ancestors([target]):
                 if index not in self.records:
                     _, node, inputs = self.graph.steps[index]
-                    activation, record = node.record(*map(self._activation, inputs))
+                    taken = [self._activation(source) for source in inputs]
+                    activation, record = node.record(*taken)
+                    wide = activation.nbytes + sum(array.nbytes for array in taken)
+                    self.widest = max(self.widest, wide // max(1, len(activation)))
                     self.records[index] = record
                     self._states[index] = _state(node)
                     self._keep(index, activation)

@@ -6,23 +6,62 @@ or not, unpooling by switches or otherwise (A. Mahendran and A. Vedaldi, "Salien
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
 from dcnn_kernels.arrays import Array, array_module, check_float
+from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
+from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording, recording_of
-
-#: A channel, a neuron (c, y, x), or a list of either; None is the whole layer.
-Index = int | tuple[int, ...] | Sequence[int | tuple[int, ...]] | None
+from dcnn_visualizer.rendering import to_host
+from dcnn_visualizer.traceable_nodes import TraceableConvolution2D
 
 SEEDS = ("activation", "one")
+#: Bytes that the signals under way may take where no budget is given.
+SIGNAL_BUDGET = 1 << 29
+#: Signals that go back at once, or more: enough to make wide matrix products of the deepest layers.
+BATCH = 16
+#: Of its part of a picture, a neuron alone needs the way forward and back; the picture's own way forward is there already.
+WAYS = 2
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The place where a channel's feature map is largest, in each picture its own; the first of several.
+
+    Attributes:
+        channel: The channel.
+    """
+
+    channel: int
+
+
+#: A channel, a neuron (c, y, x), a channel's Peak, or None for the whole layer.
+Place = int | tuple[int, ...] | Peak | None
+#: One place, or a list of them.
+Index = Place | Sequence[Place]
+
+
+class Projection(NamedTuple):
+    """One of a stream of projections.
+
+    Attributes:
+        picture: Number of the picture in its stream, from 0.
+        place: The channel, neuron or other place asked for.
+        pixels: The projection, of the picture's shape and dtype.
+    """
+
+    picture: int
+    place: Place
+    pixels: Array
 
 
 @dataclass(frozen=True)
@@ -78,7 +117,7 @@ def check_picture(img: Any) -> tuple[Array, bool]:
     return (x[None], True) if x.ndim == 3 else (x, False)
 
 
-def check_index(index: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def check_index(index: int | tuple[int, ...] | None, shape: tuple[float, ...]) -> tuple[int, ...]:
     """Returns a place in a layer as a tuple of 0 (the layer), 1 (a channel) or all (a neuron) indices.
 
     Args:
@@ -103,8 +142,17 @@ def check_index(index: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> 
     return place
 
 
-def _axes(shape: tuple[int, ...]) -> str:
+def _axes(shape: tuple[float, ...]) -> str:
     return "(c, y, x)" if len(shape) == 3 else "(unit,)" if len(shape) == 1 else f"of {len(shape)} indices"
+
+
+class Neuron(NamedTuple):
+    """A neuron to project, and where to."""
+
+    row: int
+    picture: int
+    channel: int
+    place: tuple[int, int]
 
 
 class Reversal:
@@ -144,7 +192,8 @@ class Reversal:
         Args:
             img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, NumPy or CuPy; the network's own preprocessing done.
             layer: The layer's path.
-            index: A channel, a tuple (c, y, x) for one neuron, a list of either, or None for the whole layer.
+            index: A channel, a tuple (c, y, x) for one neuron, a :class:`Peak`, None for the whole layer, or a list of these. A
+                neuron far smaller in sight than the picture is projected from its receptive field alone.
             seed: The signal that starts at the places chosen: their ``"activation"``, or ``"one"``.
             memory_budget: Bytes that activations and records may take; a batch that needs more goes through in parts. Without
                 one, the batch goes through whole, and in halves if memory runs out.
@@ -168,18 +217,11 @@ class Reversal:
         result = xp.empty((len(chosen), *x.shape), x.dtype)
 
         def project(start: int, stop: int) -> None:
-            recording = recording_of(self.model, x[start:stop])
-            activation = recording.extend(target)
-            for row, one in zip(result[:, start:stop], chosen, strict=True):
-                at = (slice(None), *check_index(one, activation.shape[1:]))
-                signal = xp.zeros_like(activation)
-                signal[at] = activation[at] if seed == "activation" else 1
-                row[...] = walk_back(recording, target, signal, self.rule)
+            self._project(x[start:stop], layer, chosen, seed, memory_budget, result[:, start:stop])
 
         with chainer.using_device(chainer.backend.get_device_from_array(x)):
-            if memory_budget is None or len(x) < 2:
-                size = len(x)
-            else:
+            size = len(x)
+            if memory_budget is not None and len(x) > 1:
                 recording = recording_of(self.model, x[:1])
                 recording.extend(target)
                 size = fitting(memory_budget, recording.nbytes, len(x))
@@ -191,36 +233,265 @@ class Reversal:
             result = result[:, 0]
         return result if several else result[0]
 
+    def analyze_many(
+        self,
+        images: Iterable[Any],
+        layer: str,
+        indices: Index = None,
+        seed: str = "activation",
+        memory_budget: int | None = None,
+    ) -> Iterator[Projection]:
+        """Projects many places of many pictures, as a stream.
+
+        Each picture goes forward once for all its places, and these go back in batches; a picture is taken from its stream
+        only when its turn comes, so that either may be endless. Whoever stops taking projections stops the work.
+
+        Args:
+            images: Pictures (C, H, W), each as :meth:`analyze` takes it; their sizes may differ.
+            layer: The layer's path.
+            indices: As in :meth:`analyze`: one place or a list of them.
+            seed: The signal that starts at the places chosen: their ``"activation"``, or ``"one"``.
+            memory_budget: Bytes that activations, records, signals and waiting projections may take, as far as a single
+                picture and place allow.
+
+        Yields:
+            A Projection for each picture and each of its places, in order.
+
+        Raises:
+            KeyError: No such layer.
+            IndexError: An index is outside the layer.
+            TypeError: A wrong kind of picture or index, or a layer on the way that can't be reversed.
+            ValueError: A wrong shape, NaN, or an unknown seed.
+        """
+        self.model.graph().index(layer)
+        if seed not in SEEDS:
+            raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
+        fitting(memory_budget, 1, 1)
+        places: Any = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, (tuple, str)) else [indices]
+        return self._stream(images, layer, places, seed, memory_budget)
+
+    def _stream(
+        self, images: Iterable[Any], layer: str, places: list[Place], seed: str, memory_budget: int | None
+    ) -> Iterator[Projection]:
+        """Takes as many pictures at a time as make a batch with their places; more places than that are taken in parts."""
+        number = 0
+        for group in picture_groups(images, max(1, BATCH // max(1, len(places)))):
+            most = fitting(memory_budget, group[:1].nbytes, 4 * BATCH)
+            size = len(group) if len(group) * len(places) <= most else 1
+            for start in range(0, len(group), size):
+                pictures = group[start : start + size]
+                for first in range(0, len(places), most):
+                    some = places[first : first + most]
+                    projections = self.analyze(pictures, layer, some, seed, memory_budget)
+                    for picture in range(len(pictures)):
+                        for place, pixels in zip(some, projections[:, picture], strict=True):
+                            yield Projection(number + picture, place, pixels)
+                number += len(pictures)
+
+    def _project(
+        self, x: Array, layer: str, chosen: Sequence[Place], seed: str, memory_budget: int | None, result: Array
+    ) -> None:
+        """Projects places of pictures that fit in memory together, into ``result`` (places, B, C, H, W)."""
+        graph = self.model.graph()
+        target = graph.index(layer)
+        field = self.field(layer, x.shape[2:])
+        neurons: list[Neuron] = []
+        others = []
+        for row, index in enumerate(chosen):
+            if field is not None and isinstance(index, tuple):
+                # How many channels there are is seen on the way.
+                channel, *at = check_index(index, (math.inf, *field.size))
+                neurons += [Neuron(row, picture, channel, (at[0], at[1])) for picture in range(len(x))]
+            else:
+                others.append(row)
+        if others:
+            recording = recording_of(self.model, x)
+            activation = recording.extend(target)
+            walks = []
+            for row in others:
+                places = _places(chosen[row], activation)
+                if field is not None and isinstance(chosen[row], Peak):
+                    neurons += [Neuron(row, n, channel, (y, x)) for n, (channel, y, x) in enumerate(places)]
+                else:
+                    walks.append((row, places))
+            self._walk(recording, target, walks, seed, memory_budget, result)
+        if neurons and field is not None:
+            self._project_neurons(field, x, neurons, seed, memory_budget, result)
+
+    def field(self, layer: str, size: Pair) -> ReceptiveField | None:
+        """What a neuron of a layer sees, if to project it from there is less work than from the whole picture.
+
+        Args:
+            layer: The layer's path.
+            size: (H, W) of the picture.
+
+        Returns:
+            The receptive field; None where it is too large a part of the picture or can't be told.
+
+        Raises:
+            KeyError: No such layer.
+        """
+        graph = self.model.graph()
+        target = graph.index(layer)
+        if self.rule.unpooling == "spread":
+            return None  # shares out over the places inside the picture, and a part doesn't know its border
+        try:
+            field = ReceptiveField(graph, target, size)
+        except ValueError:
+            return None
+        return field if WAYS * field.share < 1 else None
+
+    def _walk(
+        self,
+        recording: Recording,
+        target: int,
+        walks: Sequence[tuple[int, list[tuple[int, ...]]]],
+        seed: str,
+        memory_budget: int | None,
+        result: Array,
+    ) -> None:
+        """Takes signals back: all pictures at once for each place, or all places at once for each picture."""
+        activation = recording.extend(target)
+        shared = all(recording.graph.steps[index].node.shares_record for index in recording.graph.ancestors([target]))
+        if not shared or len(walks) <= len(activation):
+            for row, places in walks:
+                signal = _seeded(activation, range(len(activation)), places, seed)
+                result[row] = walk_back(recording, target, signal, self.rule)
+            return
+        size = fitting(memory_budget or SIGNAL_BUDGET, 2 * recording.widest, len(walks))
+        for picture in range(len(activation)):
+
+            def project(start: int, stop: int, picture: int = picture) -> None:
+                places = [places[picture] for _, places in walks[start:stop]]
+                signal = _seeded(activation, [picture] * len(places), places, seed)
+                back = walk_back(recording, target, signal, self.rule, picture)
+                for (row, _), one in zip(walks[start:stop], back, strict=True):
+                    result[row, picture] = one
+
+            in_batches(len(walks), size, project)
+
+    def _project_neurons(
+        self,
+        field: ReceptiveField,
+        x: Array,
+        neurons: Sequence[Neuron],
+        seed: str,
+        memory_budget: int | None,
+        result: Array,
+    ) -> None:
+        """Projects each neuron from its part of its picture; the rest of the projection is zero."""
+        xp = array_module(x)
+
+        def project(start: int, stop: int) -> None:
+            some = neurons[start:stop]
+            parts = xp.stack([field.cut(x[neuron.picture], neuron.place) for neuron in some])
+            channels, places = [neuron.channel for neuron in some], [neuron.place for neuron in some]
+            projections, _ = field.project(parts, channels, places, self.rule, seed)
+            for neuron, part in zip(some, projections, strict=True):
+                whole = result[neuron.row, neuron.picture]
+                whole[...] = 0
+                field.paste(part, neuron.place, whole)
+
+        project(0, 1)  # tells how much memory the others take
+        size = fitting(memory_budget or SIGNAL_BUDGET, WAYS * field.nbytes, len(neurons))
+        in_batches(len(neurons) - 1, size, lambda start, stop: project(start + 1, stop + 1))
+
     def coverage(self) -> dict[str, str]:
         """The rule by which each layer is reversed, by path, in forward order; layers that are passed over say so."""
         return {step.path: step.node.describe(self.rule) for step in self.model.graph().steps}
 
 
-def walk_back(recording: Recording, target: int, signal: Array, rule: Rule) -> Array:
-    """Takes a signal from a step's output back to the picture.
+def picture_groups(images: Iterable[Any], size: int) -> Iterator[Array]:
+    """Batches a stream of pictures.
+
+    Args:
+        images: Pictures (C, H, W); each is checked when its turn comes.
+        size: The most pictures of a batch.
+
+    Yields:
+        Arrays (B, C, H, W) of neighbouring pictures of one shape and kind.
+
+    Raises:
+        TypeError: Something else than a picture.
+        ValueError: A picture of another rank, without pixels, or with NaN.
+    """
+    waiting: list[Array] = []
+    for image in images:
+        x, single = check_picture(image)
+        if not single:
+            raise ValueError(f"each of images must be one picture (C, H, W), got shape {x.shape}")
+        if waiting and (x.shape, x.dtype, type(x)) != (waiting[0].shape, waiting[0].dtype, type(waiting[0])):
+            yield array_module(x).concatenate(waiting)
+            waiting = []
+        waiting.append(x)
+        if len(waiting) == size:
+            yield array_module(x).concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield array_module(waiting[0]).concatenate(waiting)
+
+
+def _places(index: Place, activation: Array) -> list[tuple[int, ...]]:
+    """A place in each picture's activation."""
+    if not isinstance(index, Peak):
+        return [check_index(index, activation.shape[1:])] * len(activation)
+    (channel,) = check_index(index.channel, activation.shape[1:])
+    if activation.ndim == 2:
+        return [(channel,)] * len(activation)
+    flat = activation[:, channel].reshape(len(activation), -1).argmax(axis=1)
+    return [(channel, *divmod(number, activation.shape[3])) for number in to_host(flat).tolist()]
+
+
+def _seeded(activation: Array, pictures: Sequence[int], places: Sequence[tuple[int, ...]], seed: str) -> Array:
+    """Signals that start: each holds one picture's activation, or 1, at one place, and zeros elsewhere."""
+    signal = array_module(activation).zeros((len(places), *activation.shape[1:]), activation.dtype)
+    for one, picture, place in zip(signal, pictures, places, strict=True):
+        one[place] = activation[picture][place] if seed == "activation" else 1
+    return signal
+
+
+def walk_back(recording: Recording, target: int, signal: Array, rule: Rule, picture: int | None = None) -> Array:
+    """Takes signals from a step's output back to the picture.
 
     Where the graph forks on the way forward, the signals sum.
 
     Args:
         recording: The forward pass, recorded at least as far as ``target``.
-        target: Index of the step at whose output the signal starts.
-        signal: Array of that output's shape.
+        target: Index of the step at whose output the signals start.
+        signal: Array of that output's shape: one signal a picture; or with ``picture`` any number of that picture's.
         rule: The reversal's choices.
+        picture: Number of the picture in the recording that all signals belong to.
 
     Returns:
-        An array of the picture's shape.
+        An array of the picture's shape for each signal.
 
     Raises:
         TypeError: A step on the way can't be reversed.
     """
     graph = recording.graph
-    signals = {target: signal}
+    signals, untouched = {target: signal}, {target}
     for index in reversed(graph.ancestors([target])):
-        step = graph.steps[index]
+        step, record = graph.steps[index], recording.records[index]
+        signal = signals.pop(index)
+        choices: dict[str, Any] = {}
+        if isinstance(step.node, TraceableConvolution2D) and index in untouched and step.node.groups == 1:
+            # A signal that starts in a few channels has zeros in all others until the first convolution.
+            channels = to_host(signal.any(axis=(2, 3)).any(axis=0)).nonzero()[0].tolist()
+            if 0 < 2 * len(channels) <= signal.shape[1]:
+                signal, choices = signal[:, channels], {"channels": channels}
+        elif index in untouched:
+            untouched.update(step.inputs)
         try:
-            back = step.node.reverse(signals.pop(index), recording.records[index], rule)
+            back = step.node.reverse(signal, record if picture is None else _of_picture(record, picture), rule, **choices)
         except TypeError as error:
             raise TypeError(f"layer {step.path!r}: {error}") from error
         for source, part in zip(step.inputs, back if isinstance(back, tuple) else (back,), strict=True):
             signals[source] = signals[source] + part if source in signals else part
     return signals[PICTURE]
+
+
+def _of_picture(record: Any, picture: int) -> Any:
+    """One picture's part of a record; numbers, which tell of shapes, are the same for all."""
+    if isinstance(record, (tuple, list)):
+        return type(record)(_of_picture(part, picture) for part in record)
+    return record[picture : picture + 1] if hasattr(record, "shape") else record

@@ -10,6 +10,7 @@ Reversals after A. Mahendran and A. Vedaldi, "Salient Deconvolutional Networks",
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,13 @@ class TraceableNode:
     Attributes:
         differs_in_training: Whether ``chainer.config.train`` changes what ``forward`` does, as in batch normalization.
         window: How outputs look at inputs; None where every output may see the whole input.
+        shares_record: Whether :meth:`reverse` takes any number of signals with the record of one picture, as do all channels
+            of a layer.
     """
 
     differs_in_training = False
     window: Window | None = None
+    shares_record = False
 
     def __call__(self, *inputs: Any) -> chainer.Variable:
         """Same as :meth:`forward`, as with Chainer's links."""
@@ -84,7 +88,7 @@ class TraceableNode:
         Raises:
             TypeError: By default: the layer changes the shape and doesn't say how to go back.
         """
-        if tuple(signal.shape) != tuple(record):
+        if tuple(signal.shape[1:]) != tuple(record[1:]):
             raise TypeError(
                 f"{self.describe_layer()} turns shape {tuple(record)} into {tuple(signal.shape)} and has no reverse: "
                 "use a traceable node in its place, or derive one that answers record and reverse"
@@ -99,6 +103,10 @@ class TraceableNode:
         """
         return responses.response_of(self)
 
+    def unpadded(self) -> TraceableNode | None:
+        """The same layer without padding, for parts of pictures that bring their surroundings; None if it can't be had."""
+        return self if self.window is not None and self.window.pad == ((0, 0), (0, 0)) else None
+
     def describe(self, rule: Rule) -> str:
         """The rule by which :meth:`reverse` goes, in a few words."""
         own = type(self).reverse is not TraceableNode.reverse
@@ -111,6 +119,8 @@ class TraceableNode:
 
 class PassedOver(TraceableNode):
     """A callable that is no TraceableNode: applied on the way forward, passed over on the way back."""
+
+    shares_record = True
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -129,9 +139,20 @@ def _array(parameter: chainer.Variable | None) -> Array | None:
     return None if parameter is None else parameter.array
 
 
+def _shared(record: Array, signal: Array) -> Array:
+    """One picture's record for every signal, without a copy; as many records as signals stay what they are."""
+    return array_module(record).broadcast_to(record, (len(signal), *record.shape[1:]))
+
+
 def _features(shape: tuple[int, ...]) -> tuple[int, int]:
     # Not reshape(len(x), -1): that fails on an empty batch.
     return shape[0], math.prod(shape[1:])
+
+
+def _unpadded(node: Any) -> Any:
+    node = copy.copy(node)
+    node.pads = pads(0)
+    return node
 
 
 class TraceableConvolution2D(L.Convolution2D, TraceableNode):
@@ -149,6 +170,8 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         dilate: Step between taps.
         groups: Number of channel groups.
     """
+
+    shares_record = True
 
     def __init__(
         self,
@@ -199,15 +222,20 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         )
         return y, x.shape[2:]
 
-    def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:
-        """Wᵀg."""
+    def reverse(self, signal: Array, record: Pair, rule: Rule, channels: list[int] | None = None) -> Array:
+        """Wᵀg; given ``channels``, the signal has only those, and is zero in the others."""
+        W = self.W.array if channels is None else self.W.array[channels]
         return kernels.transposed_convolution_2d(
-            signal, self.W.array, None, self.stride, self.pads, dilate=self.dilate, groups=self.groups, outsize=record
+            signal, W, None, self.stride, self.pads, dilate=self.dilate, groups=self.groups, outsize=record
         )
 
     def response(self) -> responses.Response:
         """Linear in what changed."""
         return responses.Convolved(self, self.W.array, self.groups)
+
+    def unpadded(self) -> TraceableConvolution2D:
+        """Shares the weights."""
+        return _unpadded(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -216,6 +244,8 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
 
 class TraceableLinear(L.Linear, TraceableNode):
     """Fully connected layer; back by the transposed weights, without the bias. Arguments as ``chainer.links.Linear``."""
+
+    shares_record = True
 
     def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Keeps the input's shape; maps are flattened."""
@@ -226,7 +256,7 @@ class TraceableLinear(L.Linear, TraceableNode):
 
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Wᵀg."""
-        return kernels.linear_adjoint(signal, self.W.array).reshape(record)
+        return kernels.linear_adjoint(signal, self.W.array).reshape(len(signal), *record[1:])
 
     def response(self) -> responses.Response:
         """Linear in what changed."""
@@ -247,6 +277,7 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
     """
 
     differs_in_training = True
+    shares_record = True
     window = Window((1, 1))
 
     def __init__(self, size: int | None = None, *args: Any, **kwargs: Any) -> None:
@@ -281,12 +312,14 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
 class _Rectifier(TraceableNode):
     """What the members of the ReLU family share: a mask bit an element, and ReLU† in its four rules."""
 
+    shares_record = True
     window = Window((1, 1))
     slope: Any = 0.0
 
     def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
         """ReLU†: by the forward sign if ``rule.relu_mask``, then rectified if ``rule.rectify``."""
-        return kernels.relu_reverse(signal, record if rule.relu_mask else None, rule.rectify, self._slope())
+        mask = _shared(record, signal) if rule.relu_mask else None
+        return kernels.relu_reverse(signal, mask, rule.rectify, self._slope())
 
     def _slope(self) -> Any:
         return self.slope
@@ -415,6 +448,8 @@ class TraceableMaxPooling2D(TraceableNode):
         cover_all: Whether the last windows may run over the border, as in Chainer.
     """
 
+    shares_record = True
+
     def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0, cover_all: bool = True) -> None:
         self.ksize = pair("ksize", ksize)
         self.stride = self.ksize if stride is None else pair("stride", stride)
@@ -447,13 +482,17 @@ class TraceableMaxPooling2D(TraceableNode):
             self.ksize,
             self.stride,
             self.pads,
-            switches=switches if rule.unpooling == "switch" else None,
+            switches=_shared(switches, signal) if rule.unpooling == "switch" else None,
             mode=rule.unpooling,
         )
 
     def response(self) -> responses.Response:
         """Maxima with the change, less those without."""
         return responses.MaxPooled(self)
+
+    def unpadded(self) -> TraceableMaxPooling2D:
+        """What is outside must be -inf."""
+        return _unpadded(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -470,6 +509,8 @@ class TraceableAveragePooling2D(TraceableNode):
         pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
         count_include_pad: Whether padding counts as zeros, as in Chainer, or not at all.
     """
+
+    shares_record = True
 
     def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0, count_include_pad: bool = True) -> None:
         self.ksize = pair("ksize", ksize)
@@ -507,6 +548,10 @@ class TraceableAveragePooling2D(TraceableNode):
         """Linear in what changed."""
         return responses.AveragePooled(self, self.count_include_pad)
 
+    def unpadded(self) -> TraceableAveragePooling2D | None:
+        """None where a window at the border averages fewer places than the others."""
+        return _unpadded(self) if self.count_include_pad or self.pads == pads(0) else None
+
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "adjoint of the average"
@@ -514,6 +559,8 @@ class TraceableAveragePooling2D(TraceableNode):
 
 class TraceableGlobalAveragePooling2D(TraceableNode):
     """Mean of each map, (B, C, H, W) to (B, C); back by its adjoint."""
+
+    shares_record = True
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``average`` over rows and columns."""
@@ -546,6 +593,7 @@ class TraceableLocalResponseNormalization(TraceableNode):
         beta: Exponent.
     """
 
+    shares_record = True
     window = Window((1, 1))
 
     def __init__(self, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> None:
@@ -563,7 +611,8 @@ class TraceableLocalResponseNormalization(TraceableNode):
         """Identity, or the gradient."""
         if rule.lrn == "identity":
             return signal
-        return kernels.local_response_normalization_gradient(record, signal, self.n, self.k, self.alpha, self.beta)
+        x = _shared(record, signal)
+        return kernels.local_response_normalization_gradient(x, signal, self.n, self.k, self.alpha, self.beta)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -578,6 +627,7 @@ class TraceableDropout(TraceableNode):
     """
 
     differs_in_training = True
+    shares_record = True
     window = Window((1, 1))
 
     def __init__(self, ratio: float = 0.5) -> None:
@@ -609,6 +659,8 @@ class TraceableDropout(TraceableNode):
 class TraceableFlatten(TraceableNode):
     """(B, C, H, W) to (B, C·H·W); back by reshaping."""
 
+    shares_record = True
+
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``reshape``."""
         return F.reshape(x, _features(x.shape))
@@ -619,7 +671,7 @@ class TraceableFlatten(TraceableNode):
 
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Reshapes."""
-        return signal.reshape(record)
+        return signal.reshape(len(signal), *record[1:])
 
     def response(self) -> responses.Response:
         """The change itself, in a row."""
@@ -633,6 +685,7 @@ class TraceableFlatten(TraceableNode):
 class Add(TraceableNode):
     """Sum of several inputs of one shape; back, every input gets the signal."""
 
+    shares_record = True
     window = Window((1, 1))
 
     def forward(self, *inputs: Any) -> chainer.Variable:
@@ -669,6 +722,7 @@ class Add(TraceableNode):
 class Concatenate(TraceableNode):
     """Inputs one after the other along the channels; back, every input gets its channels of the signal."""
 
+    shares_record = True
     window = Window((1, 1))
 
     def forward(self, *inputs: Any) -> chainer.Variable:
@@ -706,6 +760,7 @@ class Concatenate(TraceableNode):
 class TraceableIdentity(TraceableNode):
     """Nothing: a name for what went in."""
 
+    shares_record = True
     window = Window((1, 1))
 
     def forward(self, x: Any) -> chainer.Variable:

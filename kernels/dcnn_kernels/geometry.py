@@ -168,6 +168,54 @@ class Window(NamedTuple):
     cover_all: bool = False
 
 
+class Region(NamedTuple):
+    """A rectangle of a map; one that hangs over the border has places outside.
+
+    Attributes:
+        top: First row.
+        left: First column.
+        bottom: The row behind the last.
+        right: The column behind the last.
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> Pair:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def moved(self, down: int, right: int) -> Region:
+        """The region so many rows further down and columns further right."""
+        return Region(self.top + down, self.left + right, self.bottom + down, self.right + right)
+
+
+def seen_region(region: Region, window: Window) -> Region:
+    """The input region that an output region sees, padding included.
+
+    Args:
+        region: Places of the output.
+        window: How the layer's outputs look at its inputs.
+
+    Returns:
+        From the first window's first tap to the last window's last; it may hang over the border.
+    """
+    (top, left), (bottom, right) = (
+        [at * stride - pad[0] for at, stride, pad in zip(ends, window.stride, window.pad, strict=True)]
+        for ends in ((region.top, region.left), (region.bottom - 1, region.right - 1))
+    )
+    down, across = (dilate * (ksize - 1) + 1 for dilate, ksize in zip(window.dilate, window.ksize, strict=True))
+    return Region(top, left, bottom + down, right + across)
+
+
+def joined_region(one: Region, other: Region) -> Region:
+    """The smallest region that holds both."""
+    return Region(min(one.top, other.top), min(one.left, other.left), max(one.bottom, other.bottom), max(one.right, other.right))
+
+
 def occlusion_windows(shape: Pair, ksize: PairLike, stride: PairLike = 1, windows: str = "centered") -> npt.NDArray[np.int64]:
     """Places of an occluder slid over a picture.
 

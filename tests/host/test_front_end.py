@@ -12,14 +12,17 @@ PROGRAM = """
     import numpy as np
 
     import dcnn_visualizer
+    from dcnn_visualizer import reversal
     from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
     from dcnn_visualizer.occlusion import SaliencyVisualizer
+    from dcnn_visualizer.reversal import Peak
     from tests.visualizer.networks import chainer, picture, random_chain
 
     rng = np.random.default_rng(5)
     model = random_chain(rng, dtype=np.float32)
     x = picture(rng, 2, 3, 14, 13, dtype=np.float32)
-    layers = (("fc", 2), ("block", [1, (0, 1, 1)]), ("mixed", None))
+    layers = (("fc", 2), ("block", [1, (0, 1, 1)]), ("mixed", None), ("block", [0, 1, 2]), ("pool1", [Peak(0), (1, 2, 2)]))
+    reversal.WAYS = 0.1  # so that neurons go by their receptive fields
 
     def answers(x):
         with chainer.using_config("train", False), chainer.no_backprop_mode():
@@ -49,4 +52,4 @@ def test_the_front_end_gives_cupy_arrays_equal_to_numpys():
     code = f"import sys; sys.path[:0] = {[str(folder) for folder in path]!r}\n" + textwrap.dedent(PROGRAM)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "equal 13" in run.stdout
+    assert "equal 19" in run.stdout

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
-from dcnn_visualizer.reversal import Reversal
+from dcnn_visualizer.reversal import Peak, Reversal
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
 from tests.visualizer.networks import SimpleCNN, linear, picture, random_chain
 
@@ -162,7 +163,108 @@ def test_a_list_is_its_entries(net):
     model, x = net
     chosen = [1, (2, 1, 0)]
     for row, index in zip(DeSaliNet(model).analyze(x, "grouped", chosen), chosen, strict=True):
-        np.testing.assert_array_equal(row, DeSaliNet(model).analyze(x, "grouped", index))
+        np.testing.assert_allclose(row, DeSaliNet(model).analyze(x, "grouped", index), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [SaliNet, DeconvNet, DeSaliNet])
+@pytest.mark.parametrize("layer", ["fc", "grouped", "lrn1", "block/project", "act1", "conv1"])
+@pytest.mark.parametrize("budget", [None, 1, 20_000])
+def test_channels_together_are_channels_one_by_one(net, method, layer, budget):
+    """More channels than pictures go back together, those of each picture by its one record."""
+    model, x = net
+    chosen = [4, 0, 3, None, 4, 1, 2]
+    got = method(model).analyze(x, layer, chosen, memory_budget=budget)
+    for row, index in zip(got, chosen, strict=True):
+        np.testing.assert_allclose(row, method(model).analyze(x, layer, index), rtol=1e-9, atol=1e-12)
+
+
+def test_a_node_that_knows_one_signal_a_picture_is_given_no_more():
+    class Doubled(tn.TraceableNode):
+        def forward(self, x):
+            return x * 2
+
+        def record(self, x):
+            return x * 2, x.shape
+
+        def reverse(self, signal, record, rule):
+            assert signal.shape == record
+            return signal * 2
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
+    model = TraceableChain(doubled=Doubled(), relu=tn.TraceableReLU())
+    got = SaliNet(model).analyze(x, "relu", [0, 1, 2, 0], "one")
+    np.testing.assert_array_equal(got[1, :, 1], 2 * (x[:, 1] > 0))
+
+
+def test_a_seed_in_one_channel_starts_as_one_channel_of_work(monkeypatch):
+    model = TraceableChain(
+        conv=tn.TraceableConvolution2D(3, 16, 3), bn=tn.TraceableBatchNormalization(16), relu=tn.TraceableReLU()
+    )
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    expected = autograd(model, x, "relu", (5,), "activation")
+    filters = []
+    original = dcnn_kernels.transposed_convolution_2d
+    monkeypatch.setattr(
+        dcnn_kernels, "transposed_convolution_2d", lambda x, W, *a, **k: filters.append(len(W)) or original(x, W, *a, **k)
+    )
+    np.testing.assert_allclose(SaliNet(model).analyze(x, "relu", 5), expected, rtol=1e-4, atol=1e-6)
+    SaliNet(model).analyze(x, "relu", [5, 9, 5])
+    SaliNet(model).analyze(x, "relu")
+    assert filters == [1, 2, 16]
+
+
+class TestAnalyzeMany:
+    @pytest.mark.parametrize("indices", [2, [2], [0, 3, (2, 1, 0)], list(range(5)), None, [None, Peak(1)]])
+    @pytest.mark.parametrize("budget", [None, 1])
+    def test_the_stream_is_what_analyze_gives_in_order(self, net, indices, budget):
+        model, _ = net
+        x = picture(np.random.default_rng(5), 19, 3, 16, 16)
+        places = indices if isinstance(indices, list) else [indices]
+        got = DeSaliNet(model).analyze_many(iter(x), "grouped", indices, memory_budget=budget)
+        expected = DeSaliNet(model).analyze(x, "grouped", places)
+        for number, projection in enumerate(got):
+            picture_number, place = divmod(number, len(places))
+            assert (projection.picture, projection.place) == (picture_number, places[place])
+            np.testing.assert_allclose(projection.pixels, expected[place, picture_number], rtol=1e-9, atol=1e-12)
+        assert number + 1 == 19 * len(places)
+
+    def test_pictures_are_taken_when_their_turn_comes(self, net):
+        model, x = net
+        taken = []
+
+        def endless():
+            for number in itertools.count():
+                taken.append(number)
+                yield x[number % 3]
+
+        stream = DeSaliNet(model).analyze_many(endless(), "grouped", list(range(6)) * 3)
+        assert not taken
+        assert [projection.picture for projection in itertools.islice(stream, 20)] == [0] * 18 + [1] * 2
+        assert taken == [0, 1]
+
+    def test_sizes_may_differ(self, net):
+        model, x = net
+        images = [x[0], x[1, :, :14], x[2, :, :14], x[0]]
+        for projection, one in zip(SaliNet(model).analyze_many(images, "grouped", 1), images, strict=True):
+            np.testing.assert_allclose(projection.pixels, SaliNet(model).analyze(one, "grouped", 1), rtol=1e-9, atol=1e-12)
+
+    def test_what_was_done_before_a_bad_picture_is_not_lost(self, net):
+        model, x = net
+        stream = SaliNet(model).analyze_many([x[0], np.zeros((4, 4))], "grouped", list(range(6)) * 3)
+        assert len(list(itertools.islice(stream, 18))) == 18
+        with pytest.raises(ValueError, match="dimensions"):
+            next(stream)
+
+    def test_bad_settings_are_errors_at_once(self, net):
+        model, x = net
+        with pytest.raises(KeyError, match="no layer"):
+            SaliNet(model).analyze_many(x, "conv9")
+        with pytest.raises(ValueError, match="seed"):
+            SaliNet(model).analyze_many(x, "fc", seed="two")
+        with pytest.raises(ValueError, match="memory_budget"):
+            SaliNet(model).analyze_many(x, "fc", memory_budget=0)
+        with pytest.raises(ValueError, match="one picture"):
+            next(SaliNet(model).analyze_many([x], "fc"))
 
 
 def test_empty_batch(net):
