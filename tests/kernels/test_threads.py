@@ -4,6 +4,10 @@ import threading
 import pytest
 
 from dcnn_kernels.compiled import threads
+from tests.kernels.device import host_only
+
+# No thread of theirs touches a device, and ThreadSanitizer refuses threads after a fork.
+pytestmark = host_only
 
 
 @pytest.fixture(params=[1, 2, 3, 8])
