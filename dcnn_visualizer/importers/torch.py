@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,8 +83,9 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGra
         raise TypeError(f"example must be a torch.Tensor, got {type(example).__name__}")
     if example.ndim != 4 or not example.numel() or not bool(example.isfinite().all()):
         raise ValueError(f"example must be finite, of shape (B, C, H, W), got shape {tuple(example.shape)}")
+    array_of(example)
+    defaults = _defaults(module)
     with torch.no_grad(), _inference(module):
-        array_of(example)
         expected = module(example.clone())
         if not isinstance(expected, torch.Tensor):
             raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
@@ -91,7 +93,7 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGra
         # Tensors that forward makes become attributes of the module, and are none of its own.
         own = set(vars(module))
         try:
-            importer = _Importer(module, _trace(tracer, module), example.clone())
+            importer = _Importer(module, _trace(tracer, module, defaults), example.clone())
             chain = importer.chain(tracer.returned)
         finally:
             for name in set(vars(module)) - own:
@@ -111,6 +113,21 @@ def _inference(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def _in_place(function: Any) -> Any:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+class _Proxy(fx.Proxy):
+    """A tensor that is traced; unlike fx's own it tells ``x += y`` from ``x = x + y``."""
+
+    __iadd__, __isub__ = _in_place(operator.iadd), _in_place(operator.isub)
+    __imul__, __itruediv__ = _in_place(operator.imul), _in_place(operator.itruediv)
+
+
+#: Operators of Python's own whose names differ from those of the functions they stand for.
+_PLAIN_NAMES = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
+
+
 class _Tracer(fx.Tracer):
     """Notes what each call of a module returned.
 
@@ -122,6 +139,9 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.returned: list[tuple[str, fx.Node]] = []
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
@@ -129,7 +149,8 @@ class _Tracer(fx.Tracer):
         return output
 
 
-def _trace(tracer: _Tracer, module: nn.Module) -> fx.Graph:
+def _defaults(module: nn.Module) -> dict[str, Any]:
+    """Defaults of the arguments that ``forward`` takes besides the pictures."""
     required, defaults = [], {}
     for name, parameter in inspect.signature(module.forward).parameters.items():
         if parameter.default is not parameter.empty:
@@ -141,6 +162,10 @@ def _trace(tracer: _Tracer, module: nn.Module) -> fx.Graph:
         defaults.pop(next(iter(defaults)))
     elif len(required) != 1:
         raise UntraceableError(f"{type(module).__name__}.forward must take one tensor, it takes {required}")
+    return defaults
+
+
+def _trace(tracer: _Tracer, module: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
     try:
         return tracer.trace(module, concrete_args=defaults or None)
     except Exception as error:  # The module's own code may meet fx's proxies in any way.
@@ -193,15 +218,16 @@ class _Importer:
     def _take(self, n: fx.Node) -> None:
         """Runs one step and notes its layer."""
         dependent = any(source in self._dependent for source in n.all_input_nodes)
-        arguments = fx.map_arg((n.args, n.kwargs), self._argument) if dependent else ((), {})
-        value = self._values[n] = self._run(n)
-        if dependent:
-            self._dependent.add(n)
-            if isinstance(value, torch.Tensor) or n.target in operators.SPLITS:
-                try:
+        try:
+            # Before it runs, for it may change them.
+            arguments = fx.map_arg((n.args, n.kwargs), self._argument) if dependent else ((), {})
+            value = self._values[n] = self._run(n)
+            if dependent:
+                self._dependent.add(n)
+                if isinstance(value, torch.Tensor) or n.target in operators.SPLITS:
                     self._add(n, value, *arguments)
-                except (UntraceableError, TypeError) as error:
-                    raise UntraceableError(f"{self._place(n)}: {error}") from error
+        except (UntraceableError, TypeError) as error:
+            raise UntraceableError(f"{self._place(n)}: {error}") from error
         self._note_changes(n, value)
 
     def _run(self, n: fx.Node) -> Any:
@@ -295,6 +321,7 @@ class _Importer:
             return n.target.replace(".", "/")
         # fx names steps after their operators: "relu_", and the second "relu__1".
         name = re.sub(r"_\d+$", "", n.name).rstrip("_")
+        name = _PLAIN_NAMES.get(name, name)
         return "/".join([*self._caller(n).split("."), name] if self._caller(n) else [name])
 
     def _place(self, n: fx.Node) -> str:

@@ -394,6 +394,9 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
     shape = list(outshape[1 : len(outshape) - kept])
     # Sizes that don't come from rows and columns are the same for every picture.
     rows_and_columns_kept = kept >= min(2, len(x.shape) - 2)
+    if not sizes:
+        # The last size is what the others leave, in pictures of another size too.
+        shape[-1] = -1
     for axis, size in enumerate(sizes[1 : 1 + len(shape)]):
         if size == -1:
             shape[axis] = -1

@@ -28,9 +28,10 @@ def assert_equal(chain, module, x):
     for output in (with_gradients, through_kernels):
         np.testing.assert_allclose(output.array, expected.detach().numpy(), rtol=1e-5, atol=1e-5 * scale)
     seed = torch.zeros_like(expected)
-    seed[:, 1] = 1
+    channel = expected.shape[1] - 1
+    seed[:, channel] = 1
     (gradient,) = torch.autograd.grad(expected, picture, seed)
-    salinet = SaliNet(chain).analyze(x.numpy(), chain.layer_names[-1], 1, seed="one")
+    salinet = SaliNet(chain).analyze(x.numpy(), chain.layer_names[-1], channel, seed="one")
     assert gradient.abs().max() > 0
     np.testing.assert_allclose(salinet, gradient.numpy(), rtol=1e-4, atol=2e-5 * float(gradient.abs().max()))
 
