@@ -16,12 +16,12 @@ def pictures(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_equal(chain, module, x):
+def assert_equal(chain, module, x, may_vanish=False):
     """Outputs equal the module's, with Chainer and through the kernels, and SaliNet equals autograd."""
     picture = x.clone().requires_grad_()
     expected = module(picture.clone())
     scale = float(expected.detach().abs().max())
-    assert scale > 0
+    assert may_vanish or scale > 0
     with_gradients = chain(x.numpy())
     with chainer.no_backprop_mode():
         through_kernels = chain(x.numpy())
@@ -32,7 +32,7 @@ def assert_equal(chain, module, x):
     seed[:, channel] = 1
     (gradient,) = torch.autograd.grad(expected, picture, seed)
     salinet = SaliNet(chain).analyze(x.numpy(), chain.layer_names[-1], channel, seed="one")
-    assert gradient.abs().max() > 0
+    assert may_vanish or gradient.abs().max() > 0
     np.testing.assert_allclose(salinet, gradient.numpy(), rtol=1e-4, atol=2e-5 * float(gradient.abs().max()))
 
 
