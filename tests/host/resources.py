@@ -1,6 +1,6 @@
 """Compiles every kernel for every architecture, and records what each needs in kernels/dcnn_kernels/cuda/resources.csv.
 
-    python -m tests.host.resources            finds the kernels by running their tests, compiles them, writes the file
+    python -m tests.host.resources            finds the kernels of their tests and of VGG16, compiles them, writes the file
     python -m tests.host.resources --new      compiles only those that the file lacks, drops those no longer launched
     python -m tests.host.resources --listed   compiles the kernels that the file lists, writes the file
     python -m tests.host.resources --check    compiles the kernels that the file lists; status 1 if anything differs
@@ -56,8 +56,33 @@ def write(rows: dict[Kernel, Row]) -> None:
         writer.writerows(rows.values())
 
 
+#: Prints which kernels VGG16's convolutions and the ways back through them take, which are too much work for the stand-in.
+VGG16 = """
+import itertools, json
+from unittest import mock
+import cupy, numpy as np
+import dcnn_kernels as kernels
+from benchmarks.convolution import VGG16
+from dcnn_kernels.cuda import convolution, settings
+
+names = set()
+ways = (("float32", "exact"), ("float32", "tf32"), ("float16", "exact"))
+with mock.patch.object(convolution, "launch", lambda file, name, *rest: names.add((file, name))), settings.engine("own"):
+    for (channels, filters, size), batch, (dtype, precision) in itertools.product(VGG16.values(), (1, 16), ways):
+        x, g = (cupy.empty((batch, planes, size, size), dtype) for planes in (channels, filters))
+        W, pooled = cupy.empty((filters, channels, 3, 3), dtype), cupy.empty((batch, filters, size // 2, size // 2), dtype)
+        switches, mask = cupy.empty(pooled.shape, np.uint8), cupy.empty((batch, filters * size * size // 8), np.uint8)
+        with settings.precision(precision):
+            kernels.convolution_2d(x, W, pad=1)
+            kernels.transposed_convolution_2d(g, W, pad=1)
+            for masked in (None, mask):
+                kernels.unpooled_transposed_convolution_2d(pooled, switches, W, (size, size), 2, pad=1, mask=masked)
+print(json.dumps(sorted(names)))
+"""
+
+
 def launched() -> list[Kernel]:
-    """The kernels that the tests launch, with indices of 32 and of 64 bits."""
+    """The kernels that the tests launch, with indices of 32 and of 64 bits, and those that VGG16 would."""
     kernels: set[Kernel] = set()
     with tempfile.TemporaryDirectory() as folder:
         for index in ("32", "64"):
@@ -65,7 +90,16 @@ def launched() -> list[Kernel]:
             variables = run.environment("none", DCNN_TEST_BACKEND="cuda", DCNN_TEST_INDEX=index, DCNN_TEST_RECORD=str(record))
             subprocess.run(run.command("tests/kernels", "-q"), env=variables, cwd=run.ROOT, check=True)
             kernels |= {(file, kernel) for file, kernel in json.loads(record.read_text(encoding="utf-8"))}
-    return sorted(kernels)
+    return sorted(kernels | of_vgg16())
+
+
+def of_vgg16() -> set[Kernel]:
+    """The kernels that VGG16's convolutions take, with one picture and with 16."""
+    variables = run.environment("none")
+    printed = subprocess.run(
+        [sys.executable, "-c", VGG16], env=variables, cwd=run.ROOT, check=True, capture_output=True, text=True
+    )
+    return {(file, kernel) for file, kernel in json.loads(printed.stdout)}
 
 
 def compile_kernels(file: str, kernels: list[str], arch: int) -> dict[str, Row]:
