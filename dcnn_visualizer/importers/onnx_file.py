@@ -88,6 +88,7 @@ def read(path: str | os.PathLike[str]) -> OnnxGraph:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own kinds of errors differ between its implementations.
         raise ValueError(f"it can't be parsed: {error}") from error
+    _check_text(model)
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     if not versions or not model.graph.node:
         raise ValueError("it holds no graph of standard operators")
@@ -97,6 +98,20 @@ def read(path: str | os.PathLike[str]) -> OnnxGraph:
     inputs = {value.name: _shape_and_dtype(value) for value in model.graph.input if value.name not in constants}
     operators = [_operator(node, path.parent) for node in model.graph.node]
     return OnnxGraph(max(versions), inputs, [value.name for value in model.graph.output], constants, operators)
+
+
+def _check_text(model: Any) -> None:
+    """Raises ValueError if a name isn't text: protobuf then gives bytes."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.initializer, *graph.node]
+    names = [value.name for value in values]
+    names += [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+    names += [attribute.name for node in graph.node for attribute in node.attribute]
+    names += [size.dim_param for value in graph.input for size in value.type.tensor_type.shape.dim]
+    names += [text for tensor in graph.initializer for entry in tensor.external_data for text in (entry.key, entry.value)]
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"a name in it is no text: {name!r}")
 
 
 def read_tensor(tensor: Any, folder: Path) -> np.ndarray:

@@ -177,15 +177,26 @@ def _compare(
         if name in found:
             raise ValueError(f"{found[name]!r} and {stored!r} both stand for {name}")
         found[name] = stored
+    # A layer that a network uses twice has its weights under two names in the chain, and one in the file.
+    shared = {_memory(targets[name].array) for name in found}
     for name, target in targets.items():
         own = None if target.array is None else tuple(target.array.shape)
         if name not in found:
-            report.missing += [name] if target.required else []
+            if target.required and _memory(target.array) not in shared - {None}:
+                report.missing.append(name)
         elif own is not None and file.shapes[found[name]] != own:
             report.differing[name] = own, file.shapes[found[name]]
         else:
             report.matched[name] = found[name]
     return report
+
+
+def _memory(array: Any) -> tuple[int, Shape, Shape] | None:
+    """Where an array lies in memory; None for one that isn't there yet."""
+    if array is None:
+        return None
+    address = array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr
+    return address, array.shape, array.strides
 
 
 def _finite(name: str, array: np.ndarray) -> np.ndarray:

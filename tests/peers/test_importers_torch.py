@@ -9,6 +9,7 @@ from torch import nn
 
 from dcnn_visualizer.desalinet import SaliNet
 from dcnn_visualizer.importers.torch import from_torch
+from dcnn_visualizer.occlusion import SaliencyVisualizer
 from tests.peers import torch_networks as networks
 
 
@@ -91,3 +92,17 @@ def test_the_module_is_left_in_its_mode():
     modes = [part.training for part in module.modules()]
     from_torch(module, pictures(1, 3, 32, 32))
     assert [part.training for part in module.modules()] == modes
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "googlenet", "shufflenet"])
+def test_occlusion_is_what_hiding_by_hand_gives(name):
+    module, x = networks.shaken(NETWORKS[name]()), pictures(1, 3, 64, 64)
+    chain = from_torch(module, x)
+    saliency = SaliencyVisualizer(chain).analyze(x[0].numpy(), chain.layer_names[-1], 24, 20, fill=0.0, windows="inside")
+    with torch.no_grad():
+        for row in range(3):
+            for column in range(3):
+                hidden = x.clone()
+                hidden[:, :, 20 * row : 20 * row + 24, 20 * column : 20 * column + 24] = 0
+                expected = (module(hidden) - module(x))[0].numpy()
+                np.testing.assert_allclose(saliency.data[row, column], expected, atol=1e-4 * abs(module(x)).max().item())

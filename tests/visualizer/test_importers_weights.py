@@ -155,3 +155,16 @@ def test_weights_that_cannot_be_written_are_replaced(tmp_path):
     np.savez(tmp_path / "w.npz", **{"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)})
     load_weights(net, tmp_path / "w.npz")
     assert not net.fc.W.array.any()
+
+
+def test_one_array_under_two_names(tmp_path):
+    W, b = np.ones((2, 2), np.float32), np.ones(2, np.float32)
+    net = TraceableChain(fc=tn.TraceableLinear(2, 2), fc_2=tn.TraceableLinear(2, 2))
+    for layer in (net.fc, net.fc_2):
+        layer.W.array, layer.b.array = W, b
+    np.savez(tmp_path / "w.npz", **{"fc.weight": np.zeros((2, 2)), "fc.bias": np.zeros(2)})
+    assert load_weights(net, tmp_path / "w.npz").complete
+    assert not net.fc_2.W.array.any()
+    net.fc_2.b.array = b.copy()
+    with pytest.raises(WeightsError, match="missing in the file: fc_2/b"):
+        load_weights(net, tmp_path / "w.npz")
