@@ -15,6 +15,7 @@ def cores(request, monkeypatch):
     """As many cores, whatever the machine has, and no grain too small to be shared."""
     monkeypatch.setattr(threads, "cores", lambda: request.param)
     monkeypatch.setattr(threads, "GRAIN", 1)
+    monkeypatch.setattr(threads, "PARTS", 1)
     return request.param
 
 
@@ -43,6 +44,7 @@ def test_little_work_stays_in_the_calling_thread(monkeypatch):
 def test_an_error_in_any_part_is_raised_when_all_have_ended(failing, monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(threads, "GRAIN", 1)
+    monkeypatch.setattr(threads, "PARTS", 1)
     ended = []
 
     def loop(first, last):
@@ -60,6 +62,7 @@ def test_an_error_in_any_part_is_raised_when_all_have_ended(failing, monkeypatch
 def test_threads_may_share_at_once(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(threads, "GRAIN", 1)
+    monkeypatch.setattr(threads, "PARTS", 1)
     sums = [0] * 8
 
     def work(caller):
@@ -82,6 +85,7 @@ def test_threads_may_share_at_once(monkeypatch):
 def test_a_forked_child_has_threads_of_its_own(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(threads, "GRAIN", 1)
+    monkeypatch.setattr(threads, "PARTS", 1)
     parts = []
     threads.share(lambda first, last: parts.append(first), 10, 1)
     child = os.fork()

@@ -1,4 +1,4 @@
-"""How planes and windows lie."""
+"""How pictures are laid out, so that each tap of all windows is a run of memory, whatever the stride and the dilation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import compiled
+from .microkernel import copy
 
 
 def planes_of(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -20,3 +21,45 @@ def inside(count, size, first, stride):
     """The windows n < count for which ``first + n * stride`` is one of ``size`` pixels: from which, and up to which."""
     begin = min(count, max(0, -(first // stride)))
     return begin, max(begin, min(count, -((first - size) // stride)))
+
+
+@compiled
+def lay_out(x, start, height, width, layout, to, down, across, rows, columns, top, left):
+    """Copies a plane's pixels from row ``top`` and column ``left`` on, and zeros where there is none.
+
+    Rows and columns are told apart by their phase, their number modulo the stride.
+
+    Args:
+        x: Flat pictures.
+        start: Where the plane begins.
+        height: Its rows.
+        width: Its columns.
+        layout: Takes, flat, (row phases, column phases, rows, columns).
+        to: Where that begins.
+        down: Phases of rows.
+        across: Phases of columns.
+        rows: Rows of a phase.
+        columns: Columns of a phase.
+        top: May be negative, in the padding.
+        left: May be negative.
+    """
+    for i in range(down):
+        for j in range(across):
+            begin, end = inside(columns, width, left + j, across)
+            for row in range(rows):
+                source = top + i + row * down
+                line = to + ((i * across + j) * rows + row) * columns
+                if begin == end or source < 0 or source >= height:
+                    for n in range(columns):
+                        layout[line + n] = 0
+                    continue
+                for n in range(begin):
+                    layout[line + n] = 0
+                pixel = start + source * width + left + j + begin * across
+                if across == 1:
+                    copy(layout, line + begin, x, pixel, end - begin)
+                else:
+                    for n in range(end - begin):
+                        layout[line + begin + n] = x[pixel + n * across]
+                for n in range(end, columns):
+                    layout[line + n] = 0

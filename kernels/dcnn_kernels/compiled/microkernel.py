@@ -1,0 +1,127 @@
+"""The heart of every matrix product: a block of sums that stays in vector registers while its terms stream by.
+
+Numba has no vectors, so the block is written in LLVM's own language. The idea is that of Goto and van de Geijn, "Anatomy of
+High-Performance Matrix Multiplication" (ACM TOMS 34, 2008), without its packing: terms are found by tables of offsets.
+"""
+
+from __future__ import annotations
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_features = binding.get_host_cpu_features()
+#: Bytes of a vector; rows of a block and most vectors of a row: its sums and a row of terms must fit the registers.
+VECTOR, ROWS, VECTORS = (64, 6, 4) if _features.get("avx512f") else (32 if _features.get("avx2") else 16, 4, 2)
+#: Most vectors of a block of one row.
+LINE = 8
+
+
+@intrinsic(prefer_literal=True)
+def sums_of_products(
+    typing, rows, vectors, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bias_start, out, out_start, out_row
+):
+    """Writes a block of ``rows`` by ``vectors`` vectors: ``out[r, n] = bias[r] + sum over d of a[r, d] * b[d, n]``.
+
+    All arrays are flat. ``a[r, d]`` lies at ``a_start + r * a_row + a_steps[d]``, ``b[d, n]`` at ``b_start + b_steps[d] + n``,
+    ``bias[r]`` at ``bias_start + r``, ``out[r, n]`` at ``out_start + r * out_row + n``. There must be one d at least.
+
+    Args:
+        typing: Numba's own.
+        rows: A literal integer.
+        vectors: A literal integer.
+        a: Float array.
+        a_start: Offset.
+        a_row: Step between rows.
+        a_steps: int64 array of offsets, as long as the sums.
+        b: Float array.
+        b_start: Offset.
+        b_steps: int64 array of offsets, as long as ``a_steps``.
+        bias: Float array.
+        bias_start: Offset.
+        out: Float array.
+        out_start: Offset.
+        out_row: Step between rows.
+    """
+    height, width, word = rows.literal_value, vectors.literal_value, types.int64
+    signature = types.void(rows, vectors, a, word, word, a_steps, b, word, b_steps, bias, word, out, word, word)
+
+    def generate(context, builder, signature, values):
+        _, _, a_at, a_start, a_row, a_steps, b_at, b_start, b_steps, bias_at, bias_start, out_at, out_start, out_row = values
+        integer = ir.IntType(64)
+        scalar = context.get_value_type(a.dtype)
+        size = a.dtype.bitwidth // 8
+        lanes = VECTOR // size
+        vector = ir.VectorType(scalar, lanes)
+        name = f"llvm.fma.v{lanes}f{a.dtype.bitwidth}"
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+
+        def array(position, value):
+            return context.make_array(signature.args[position])(context, builder, value)
+
+        def vector_at(pointer, number):
+            return builder.bitcast(builder.gep(pointer, [integer(number * lanes)]), vector.as_pointer())
+
+        def broadcast(pointer, offset):
+            value = builder.load(builder.gep(pointer, [offset]), align=size)
+            return builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, everywhere)
+
+        depth = cgutils.unpack_tuple(builder, array(5, a_steps).shape)[0]
+        steps = array(5, a_steps).data, array(8, b_steps).data
+        starts = [
+            builder.gep(array(position, value).data, [start])
+            for position, value, start in (
+                (2, a_at, a_start),
+                (6, b_at, b_start),
+                (9, bias_at, bias_start),
+                (11, out_at, out_start),
+            )
+        ]
+        offsets = [builder.mul(a_row, integer(r)) for r in range(height)]
+        first = [broadcast(starts[2], integer(r)) for r in range(height)]
+        before, body, after = builder.block, builder.append_basic_block("products"), builder.append_basic_block("sums")
+        builder.branch(body)
+
+        builder.position_at_end(body)
+        d = builder.phi(integer)
+        sums = [[builder.phi(vector) for _ in range(width)] for _ in range(height)]
+        left, right = (builder.gep(starts[n], [builder.load(builder.gep(steps[n], [d]))]) for n in range(2))
+        terms = [builder.load(vector_at(right, n), align=size) for n in range(width)]
+        totals = []
+        for offset, row in zip(offsets, sums, strict=True):
+            factor = broadcast(left, offset)
+            totals.append([builder.call(fma, [factor, term, total]) for term, total in zip(terms, row, strict=True)])
+        following = builder.add(d, integer(1))
+        d.add_incoming(integer(0), before)
+        d.add_incoming(following, body)
+        for r in range(height):
+            for phi, total in zip(sums[r], totals[r], strict=True):
+                phi.add_incoming(first[r], before)
+                phi.add_incoming(total, body)
+        builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
+
+        builder.position_at_end(after)
+        for r in range(height):
+            target = builder.gep(starts[3], [builder.mul(out_row, integer(r))])
+            for n, total in enumerate(totals[r]):
+                builder.store(total, vector_at(target, n), align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def copy(typing, target, target_start, source, source_start, count):
+    """Copies ``count`` values of a flat array to another: Numba's own assignment of short slices takes ten times as long."""
+    signature = types.void(target, types.int64, source, types.int64, types.int64)
+
+    def generate(context, builder, signature, values):
+        pointers = [
+            builder.gep(context.make_array(signature.args[n])(context, builder, values[n]).data, [values[n + 1]]) for n in (0, 2)
+        ]
+        cgutils.raw_memcpy(builder, *pointers, values[4], target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
