@@ -21,7 +21,11 @@ if "DCNN_TEST_EXAMPLES" in os.environ:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    others = {"reference": ("cuda_only",), "compiled": ("reference_only", "cuda_only"), "cuda": ("reference_only", "host_only")}
+    others = {
+        "reference": ("compiled_only", "cuda_only"),
+        "compiled": ("reference_only", "cuda_only"),
+        "cuda": ("reference_only", "compiled_only", "host_only"),
+    }
     foreign = [item for item in items if any(map(item.get_closest_marker, others[BACKEND]))]
     config.hook.pytest_deselected(items=foreign)
     items[:] = [item for item in items if item not in foreign]

@@ -10,8 +10,9 @@ backend. ``DCNN_TEST_BACKEND`` chooses it:
                 was written to. CuPy is the one that Python finds: with a GPU the real one, otherwise the stand-in of
                 ``tests/host`` (see ``tests/host/test_kernels.py``, which runs these tests so).
 
-Tests that hold for one backend only are marked ``@reference_only`` or ``@cuda_only``, those that hold for NumPy's arrays
-``@host_only``; they are not collected for the others. In cuda mode ``DCNN_TEST_INDEX=64`` makes all kernels index with 64 bits.
+Tests that hold for one backend only are marked ``reference_only``, ``compiled_only`` or ``cuda_only``, those that hold for
+NumPy's arrays ``host_only``; they are not collected for the others. In cuda mode ``DCNN_TEST_INDEX=64`` makes all kernels index
+with 64 bits.
 """
 
 from __future__ import annotations

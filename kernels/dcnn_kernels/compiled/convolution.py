@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
+from . import winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
+from .settings import current_algorithm
+
+#: Costs of Winograd's way in products of the plain one, as measured with vectors of 64 bytes: of transforming one channel of a
+#: tile, of transforming a filter of one channel, and of a product.
+TILE, FILTER, TILED = 1800, 6000, 1.2
 
 
 def convolution_2d(
@@ -20,6 +28,9 @@ def convolution_2d(
     y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
+    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
+        winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), turned=False)
+        return y
     taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
     multiply(y, x, filters, taps, stride)
     return y
@@ -33,6 +44,9 @@ def transposed_convolution_2d(
     y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
+    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
+        winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), turned=True)
+        return y
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
     for phase in np.ndindex(*(min(pair) for pair in zip(stride, outsize, strict=True))):
         taps = []
@@ -68,6 +82,20 @@ def unpooled_transposed_convolution_2d(
     """See :func:`dcnn_kernels.convolution.unpooled_transposed_convolution_2d`."""
     x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
     return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+
+
+def _is_cheaper(filters: Filters, y: FloatArray) -> bool:
+    """Whether Winograd's way to fill ``y`` is to be taken."""
+    algorithm = current_algorithm()
+    if not len(y) or filters.groups > 1 or algorithm == "products":
+        return False
+    if algorithm == "winograd":
+        return True
+    batch, _, rows, columns = y.shape
+    pairs = filters.made * filters.taken
+    tiles = batch * math.ceil(rows / 4) * math.ceil(columns / 4)
+    transformed = TILE * (filters.made + filters.taken) * tiles + FILTER * pairs
+    return y.dtype == np.float32 and transformed + 36 * TILED * pairs * max(16, tiles) < 9 * pairs * batch * rows * (columns + 1)
 
 
 def _bias(b: FloatArray | None, y: FloatArray) -> FloatArray:

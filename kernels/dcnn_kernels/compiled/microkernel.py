@@ -50,10 +50,8 @@ def sums_of_products(
     def generate(context, builder, signature, values):
         _, _, a_at, a_start, a_row, a_steps, b_at, b_start, b_steps, bias_at, bias_start, out_at, out_start, out_row = values
         integer = ir.IntType(64)
-        scalar = context.get_value_type(a.dtype)
         size = a.dtype.bitwidth // 8
-        lanes = VECTOR // size
-        vector = ir.VectorType(scalar, lanes)
+        lanes, vector = _vector(context, a)
         name = f"llvm.fma.v{lanes}f{a.dtype.bitwidth}"
         fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
         undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
@@ -118,10 +116,64 @@ def copy(typing, target, target_start, source, source_start, count):
     signature = types.void(target, types.int64, source, types.int64, types.int64)
 
     def generate(context, builder, signature, values):
-        pointers = [
-            builder.gep(context.make_array(signature.args[n])(context, builder, values[n]).data, [values[n + 1]]) for n in (0, 2)
-        ]
+        pointers = [_pointer(context, builder, signature.args[n], values[n], values[n + 1]) for n in (0, 2)]
         cgutils.raw_memcpy(builder, *pointers, values[4], target.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def part(typing, target, target_start, target_step, source, source_start):
+    """Deals four vectors' values out: value n to place ``n // 4`` of the vector at ``target_start + n % 4 * target_step``."""
+    signature = types.void(target, types.int64, types.int64, source, types.int64)
+
+    def generate(context, builder, signature, values):
+        lanes, vector = _vector(context, target)
+        whole = ir.VectorType(vector.element, 4 * lanes)
+        pointer = _pointer(context, builder, source, values[3], values[4])
+        read = builder.load(builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
+        for n in range(4):
+            places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(n, 4 * lanes, 4)))
+            at = builder.add(values[1], builder.mul(values[2], ir.IntType(64)(n)))
+            pointer = _pointer(context, builder, target, values[0], at)
+            dealt = builder.shuffle_vector(read, ir.Constant(whole, ir.Undefined), places)
+            builder.store(dealt, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def join(typing, target, target_start, source, source_start, source_step):
+    """Takes from four vectors in turn: the reverse of :func:`part`."""
+    signature = types.void(target, types.int64, source, types.int64, types.int64)
+
+    def generate(context, builder, signature, values):
+        lanes, vector = _vector(context, target)
+        read = []
+        for n in range(4):
+            at = builder.add(values[3], builder.mul(values[4], ir.IntType(64)(n)))
+            pointer = _pointer(context, builder, source, values[2], at)
+            read.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8))
+        while len(read) > 1:
+            places = ir.Constant(ir.VectorType(ir.IntType(32), 2 * read[0].type.count), list(range(2 * read[0].type.count)))
+            read = [builder.shuffle_vector(*pair, places) for pair in zip(read[::2], read[1::2], strict=True)]
+        whole = ir.VectorType(vector.element, 4 * lanes)
+        places = ir.Constant(ir.VectorType(ir.IntType(32), 4 * lanes), [n % 4 * lanes + n // 4 for n in range(4 * lanes)])
+        joined = builder.shuffle_vector(read[0], ir.Constant(whole, ir.Undefined), places)
+        pointer = _pointer(context, builder, target, values[0], values[1])
+        builder.store(joined, builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _vector(context, array):
+    """Lanes of a vector of an array's values, and its type."""
+    lanes = VECTOR // (array.dtype.bitwidth // 8)
+    return lanes, ir.VectorType(context.get_value_type(array.dtype), lanes)
+
+
+def _pointer(context, builder, array, value, offset):
+    return builder.gep(context.make_array(array)(context, builder, value).data, [offset])
