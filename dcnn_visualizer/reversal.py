@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -450,7 +450,14 @@ def _seeded(activation: Array, pictures: Sequence[int], places: Sequence[tuple[i
     return signal
 
 
-def walk_back(recording: Recording, target: int, signal: Array, rule: Rule, picture: int | None = None) -> Array:
+def walk_back(
+    recording: Recording,
+    target: int,
+    signal: Array,
+    rule: Rule,
+    picture: int | None = None,
+    exceptions: Mapping[int, Rule] | None = None,
+) -> Array:
     """Takes signals from a step's output back to the picture.
 
     Where the graph forks on the way forward, the signals sum.
@@ -461,6 +468,7 @@ def walk_back(recording: Recording, target: int, signal: Array, rule: Rule, pict
         signal: Array of that output's shape: one signal a picture; or with ``picture`` any number of that picture's.
         rule: The reversal's choices.
         picture: Number of the picture in the recording that all signals belong to.
+        exceptions: By index, steps that are reversed by another rule.
 
     Returns:
         An array of the picture's shape for each signal.
@@ -468,7 +476,7 @@ def walk_back(recording: Recording, target: int, signal: Array, rule: Rule, pict
     Raises:
         TypeError: A step on the way can't be reversed.
     """
-    graph = recording.graph
+    graph, exceptions = recording.graph, exceptions or {}
     signals, untouched = {target: signal}, {target}
     for index in reversed(graph.ancestors([target])):
         step, record = graph.steps[index], recording.records[index]
@@ -481,8 +489,9 @@ def walk_back(recording: Recording, target: int, signal: Array, rule: Rule, pict
                 signal, choices = signal[:, channels], {"channels": channels}
         elif index in untouched:
             untouched.update(step.inputs)
+        own, chosen = record if picture is None else _of_picture(record, picture), exceptions.get(index, rule)
         try:
-            back = step.node.reverse(signal, record if picture is None else _of_picture(record, picture), rule, **choices)
+            back = step.node.reverse(signal, own, chosen, **choices)
         except TypeError as error:
             raise TypeError(f"layer {step.path!r}: {error}") from error
         for source, part in zip(step.inputs, back if isinstance(back, tuple) else (back,), strict=True):

@@ -23,7 +23,7 @@ FLOORS = (
     ("reversal", "incremental"),
     ("desalinet", "occlusion"),
     ("importers", "plotting", "gallery"),
-    ("models", "layer_table"),
+    ("models", "layer_table", "dropin"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,229 @@
+"""What PyTorch's autograd answers, for whatever can't be traced: any callable, several inputs, windows of any shape."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcnn_visualizer.dropin.arguments import (
+    Selector,
+    Target,
+    call,
+    repeat_arguments,
+    repeat_target,
+    select_neurons,
+    select_target,
+    single_score,
+)
+
+Forward = Callable[..., Any]
+
+
+def gradients(forward: Forward, inputs: tuple[Tensor, ...], target: Target, further: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Gradients of the scores that a target chooses, summed over the examples, with respect to each input."""
+    with torch.enable_grad():
+        scores = single_score(select_target(call(forward, inputs, further), target))
+        return torch.autograd.grad(torch.unbind(scores), inputs)
+
+
+def neuron_gradients(
+    forward: Forward,
+    inputs: tuple[Tensor, ...],
+    layer: nn.Module,
+    selector: Selector,
+    further: Sequence[Any],
+    of_input: bool,
+    device_ids: Sequence[int] | None,
+) -> tuple[Tensor, ...]:
+    """Gradients of neurons of a layer with respect to each input; see :func:`layer_values` for the arguments."""
+    with torch.enable_grad():
+        (by_device,) = layer_values(forward, inputs, [layer], further, of_input, device_ids)
+        parts = []
+        for values in by_device:
+            neurons = select_neurons(values, selector)
+            parts.append(torch.autograd.grad(torch.unbind(neurons) if neurons.numel() > 1 else neurons, inputs))
+        return tuple(sum(part[1:], part[0]) for part in zip(*parts, strict=True))
+
+
+def layer_values(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    layers: Sequence[nn.Module],
+    further: Sequence[Any],
+    of_input: bool,
+    device_ids: Sequence[int] | None,
+) -> list[list[tuple[Tensor, ...]]]:
+    """Runs the network and notes what layers return, or take. Of a layer that runs several times, the last is kept.
+
+    Args:
+        forward: The network.
+        inputs: Its inputs.
+        layers: Modules in it.
+        further: Its further arguments.
+        of_input: Whether to note what the layers take.
+        device_ids: The order of devices on which a ``DataParallel`` network runs; by default its own.
+
+    Returns:
+        For each layer, for each device, the tensors noted.
+
+    Raises:
+        AssertionError: A layer didn't run, or the order of devices isn't known.
+    """
+    noted: list[dict[torch.device, tuple[Tensor, ...]]] = [{} for _ in layers]
+    lock = threading.Lock()
+
+    def note(number: int, values: Any) -> None:
+        values = values if isinstance(values, (tuple, list)) else (values,)
+        with lock:
+            # Clones: what follows may write in place.
+            noted[number][values[0].device] = tuple(value.clone() for value in values)
+
+    handles = []
+    try:
+        for number, layer in enumerate(layers):
+            if of_input:
+                handles.append(layer.register_forward_pre_hook(lambda _, inputs, number=number: note(number, inputs)))
+            else:
+                handles.append(layer.register_forward_hook(lambda _, __, output, number=number: note(number, output)))
+        call(forward, inputs, further)
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = getattr(forward, "device_ids", None) if device_ids is None else device_ids
+    for layer, by_device in zip(layers, noted, strict=True):
+        if not by_device:
+            raise AssertionError(f"layer {type(layer).__name__} didn't run")
+        if len(by_device) > 1 and (order is None or not {device.index for device in by_device} <= set(order)):
+            raise AssertionError(f"the layer ran on {list(map(str, by_device))}; device_ids must name them, got {order}")
+    return [
+        [by_device[device] for device in sorted(by_device, key=lambda device: order.index(device.index) if order else 0)]
+        for by_device in noted
+    ]
+
+
+@contextmanager
+def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
+    """While this lasts, gradients pass the network's ``nn.ReLU`` modules rectified.
+
+    As in Captum the rule is applied to all of the gradient that arrives at what the ReLU took, even if others took it too.
+
+    Args:
+        module: The network.
+        by_signal: Whether what passes is the signal at the output, max(g, 0), as in DeconvNet (Zeiler and Fergus, 2014), or the
+            gradient at the input, max(g·[x>0], 0), as in guided backpropagation (Springenberg et al., 2015).
+    """
+    handles: list[Any] = []
+    signals: list[dict[str, Tensor]] = []
+
+    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        (x,) = arguments
+        signal: dict[str, Tensor] = {}
+        signals.append(signal)
+
+        def override(gradient: Tensor) -> Tensor | None:
+            if "output" not in signal:
+                return None  # The way back begins before this ReLU.
+            return F.relu(signal["output"] if by_signal else gradient)
+
+        if x.requires_grad:
+            handles.append(x.register_hook(override))
+        # A ReLU in place works on the clone, so that what it took remains.
+        return (x.clone(),)
+
+    def leave(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
+        signal = signals.pop()
+        if output.requires_grad:
+            handles.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
+
+    try:
+        for part in module.modules():
+            if isinstance(part, nn.ReLU):
+                handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_scores(output: Any) -> Tensor:
+    """What a network returned, which may be a mere number, as a tensor.
+
+    Raises:
+        AssertionError: It is neither.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if not isinstance(output, (int, float)):
+        raise AssertionError(f"forward_func must return a tensor or a number, got {type(output).__name__}")
+    return torch.tensor(output, dtype=torch.int64 if isinstance(output, int) else torch.float64)
+
+
+def occlusion_differences(
+    forward: Forward,
+    inputs: tuple[Tensor, ...],
+    baselines: Sequence[Tensor],
+    windows: Sequence[list[list[slice]]],
+    target: Target,
+    further: Sequence[Any],
+    perturbations_per_eval: int,
+    advance: Callable[[int], Any],
+) -> list[Tensor]:
+    """How scores fall as each window of each input is hidden.
+
+    Args:
+        forward: The network.
+        inputs: Its inputs.
+        baselines: What hides them, tensors of their shapes.
+        windows: See :func:`~dcnn_visualizer.dropin.arguments.sliding_windows`.
+        target: The scores asked about.
+        further: Further arguments.
+        perturbations_per_eval: Windows that are hidden in one run of the network, each in a copy of all inputs.
+        advance: Called with 1 after each run.
+
+    Returns:
+        For each input a tensor (scores, windows...): the scores as they are minus those with the window hidden.
+
+    Raises:
+        AssertionError: With several windows in a run, the network doesn't return scores for each copy.
+    """
+    original = as_scores(select_target(call(forward, inputs, further), target))
+    advance(1)
+    differences = []
+    for number, (x, baseline, axes) in enumerate(zip(inputs, baselines, windows, strict=True)):
+        counts = [len(axis) for axis in axes]
+        if not x.numel():
+            differences.append(original.new_zeros((original.numel(), *counts)))
+            continue
+        parts = []
+        for chosen in _batched(itertools.product(*axes), perturbations_per_eval):
+            times = len(chosen)
+            hidden = x.to(baseline.dtype).repeat(times, *[1] * (x.ndim - 1))
+            for copy, window in zip(hidden.split(len(x)), chosen, strict=True):
+                copy[(slice(None), *window)] = baseline[(slice(None), *window)]
+            others = [torch.cat([other] * times) for other in inputs]
+            copies = (*others[:number], hidden, *others[number + 1 :])
+            scores = call(forward, copies, repeat_arguments(further, times))
+            scores = as_scores(select_target(scores, repeat_target(target, times)))
+            if perturbations_per_eval > 1 and not (
+                original.ndim and scores.shape == (times * len(original), *original.shape[1:])
+            ):
+                raise AssertionError(
+                    "with perturbations_per_eval above 1 forward_func must return scores for each example: for "
+                    f"{len(x)} it returned shape {tuple(original.shape)}, for {times * len(x)} {tuple(scores.shape)}"
+                )
+            parts.append(original.reshape(1, -1) - scores.reshape(-1, original.numel()))
+            advance(1)
+        differences.append(torch.cat(parts).T.reshape(-1, *counts))
+    return differences
+
+
+def _batched(values: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chosen := list(itertools.islice(values, size)):
+        yield chosen

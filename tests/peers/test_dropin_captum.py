@@ -1,0 +1,570 @@
+"""The drop-in answers as Captum does: the same arguments, results, warnings and kinds of errors."""
+
+import gc
+import inspect
+import subprocess
+import sys
+import warnings
+import weakref
+
+import captum.attr as captums
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dcnn_visualizer.dropin import accelerated, captum, conversions
+from dcnn_visualizer.dropin.captum import NotAccelerated
+from tests.peers import torch_networks as networks
+
+ON_OUTPUTS = ("Saliency", "GuidedBackprop", "Deconvolution")
+ON_NEURONS = ("NeuronGradient", "NeuronGuidedBackprop", "NeuronDeconvolution")
+NAMES = (*ON_OUTPUTS, *ON_NEURONS, "LayerActivation", "Occlusion")
+
+
+class Mixed(nn.Module):
+    """ReLU as a module, as a function and in place, other rectifiers, normalization, branches, and a smooth activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.LocalResponseNorm(3, alpha=0.5)
+        self.relu = nn.ReLU()
+        self.left = nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 3, padding=1))
+        self.right = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(8, 4, 1), nn.LeakyReLU(0.1))
+        self.inplace = nn.ReLU(inplace=True)
+        self.last = nn.Conv2d(8, 8, 3)
+        self.linear = nn.Linear(8, 6)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.stem(x)))
+        x = torch.cat([self.left(x), self.right(x)], dim=1)
+        x = F.relu(self.inplace(x) - 0.1)
+        x = self.relu(F.max_pool2d(self.last(x), 3, 2, ceil_mode=True))
+        return self.linear(x.mean((2, 3)).sigmoid())
+
+
+class PreActivation(nn.Module):
+    """The ReLU's input goes another way too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu, self.body = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.body(self.relu(x))
+        return self.linear(x.mean((2, 3)))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.linear = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, x, y, scale=1.0):
+        both = torch.cat([self.relu(self.conv(x)).amax((2, 3)), self.relu(self.conv(y)).amax((2, 3))], 1)
+        return self.linear(both) * scale
+
+
+NETWORKS = {"vgg": networks.vgg, "resnet": networks.ResNet, "alexnet": networks.AlexNet, "mixed": Mixed}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads of PyTorch's and of NumPy's in turn wait for each other longer than these small networks take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def network(name):
+    torch.manual_seed(0)
+    return networks.shaken(NETWORKS[name]()).eval()
+
+
+def pictures(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small(kind=Mixed):
+    torch.manual_seed(3)
+    return networks.shaken(kind()).eval(), pictures(2, 3, 33, 33)
+
+
+def ask(library, name, arguments, *args, **kwargs):
+    """An attribution, and the warnings that came with it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = getattr(library, name)(*arguments).attribute(*args, **kwargs)
+    return result, [(one.category, str(one.message)) for one in caught]
+
+
+def assert_equal(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, (tuple, list)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_equal(one, other)
+        return
+    assert (ours.shape, ours.dtype, ours.device) == (theirs.shape, theirs.dtype, theirs.device)
+    assert not ours.requires_grad
+    if theirs.numel():
+        scale = float(theirs.abs().max())
+        np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), rtol=1e-4, atol=1e-4 * scale)
+
+
+def compare(name, arguments, *args, accelerated=True, **kwargs):
+    """Asks both; the kernels must have answered, or PyTorch, as said."""
+    theirs, their_warnings = ask(captums, name, arguments, *args, **kwargs)
+    ours, our_warnings = ask(captum, name, arguments, *args, **kwargs)
+    assert_equal(ours, theirs)
+    told = [message for category, message in our_warnings if category is NotAccelerated]
+    assert len(told) == (not accelerated), told
+    others = [one for one in our_warnings if one[0] is not NotAccelerated]
+    assert others == [one for one in their_warnings if issubclass(one[0], UserWarning)]
+    return ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_are_captums(name):
+    def described(function):
+        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+    ours, theirs = getattr(captum, name), getattr(captums, name)
+    # NeuronGradient and its kin share a constructor, which calls the network by one name.
+    assert [one[1:] for one in described(ours)] == [one[1:] for one in described(theirs)]
+    assert described(ours.attribute) == described(theirs.attribute)
+    assert ours.get_name() == theirs.get_name()
+
+
+def test_captum_is_not_imported():
+    code = "import sys, dcnn_visualizer.dropin.captum; print('captum' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ON_OUTPUTS)
+@pytest.mark.parametrize("of", NETWORKS)
+def test_attributions_of_outputs(of, name):
+    net, x = network(of), pictures(3, 3, 64, 64)
+    for target in (2, (4,), torch.tensor(1), torch.tensor([3]), [0, 5, 1], torch.tensor([2, 2, 4]), [(1,), (3,), (0,)]):
+        compare(name, (net,), x, target)
+    compare(name, (net,), (x,), target=1)
+    compare(name, (net,), x.clone().requires_grad_(), target=1)
+    if name == "Saliency":
+        compare(name, (net,), x, 3, abs=False)
+    compare(name, (net.double(),), x.double()[:1], 0)
+
+
+@pytest.mark.parametrize("name", ON_NEURONS)
+@pytest.mark.parametrize(
+    ("of", "layer"),
+    [
+        ("vgg", "features.3"),
+        ("vgg", "features.2"),
+        ("vgg", "features"),
+        ("resnet", "layer1.1.relu"),
+        ("resnet", "layer2.0"),
+        ("alexnet", "features.2"),
+        ("mixed", "left"),
+        ("mixed", "stem"),
+    ],
+)
+def test_attributions_of_neurons_of_maps(of, layer, name):
+    net, x = network(of), pictures(2, 3, 64, 64)
+    arguments = (net, net.get_submodule(layer))
+    for selector in (
+        (1, 2, 3),
+        (slice(0, 3), 2, slice(1, 4)),
+        (slice(None), slice(None), slice(None)),
+        lambda value: value[:, 1].amax((1, 2)),
+        lambda value: value.sum(),
+    ):
+        compare(name, arguments, x, selector)
+        composite = layer in ("features", "layer2.0", "left")
+        compare(name, arguments, x, selector, attribute_to_neuron_input=True, accelerated=not composite)
+
+
+@pytest.mark.parametrize("name", ON_NEURONS)
+def test_attributions_of_neurons_of_vectors(name):
+    net, x = network("vgg"), pictures(2, 3, 64, 64)
+    for selector in (3, (3,), (slice(2, 5),), (slice(0, 9, 3),), lambda value: value.square().sum(1)):
+        for layer in (net.classifier[0], net.classifier[1], net):
+            compare(name, (net, layer), x, selector)
+
+
+@pytest.mark.parametrize("of", NETWORKS)
+def test_activations(of):
+    net, x = network(of), pictures(2, 3, 64, 64)
+    layers = [part for part in net.modules() if not list(part.children()) and not isinstance(part, nn.Dropout)]
+    for layer in layers:
+        compare("LayerActivation", (net, layer), x)
+        compare("LayerActivation", (net, layer), x, attribute_to_layer_input=True)
+    compare("LayerActivation", (net, layers), (x,))
+    compare("LayerActivation", (net, net), x)
+
+
+def test_changing_a_returned_activation_changes_nothing():
+    net, x = small()
+    attribution = captum.LayerActivation(net, net.stem)
+    first = attribution.attribute(x)
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(attribution.attribute(x), kept)
+
+
+WINDOWS = [
+    {"sliding_window_shapes": (3, 5, 7), "strides": 3},
+    {"sliding_window_shapes": (3, 33, 33)},
+    {"sliding_window_shapes": ((3, 8, 6),), "strides": (3, 8, 5), "baselines": 0.5},
+    {"sliding_window_shapes": (1, 16, 16), "strides": (1, 16, 16), "baselines": pictures(1, 3, 33, 33, seed=2)},
+    {"sliding_window_shapes": (2, 16, 16), "strides": (1, 8, 16), "baselines": pictures(2, 3, 33, 33, seed=2)},
+    {"sliding_window_shapes": (3, 9, 9), "strides": 9, "baselines": pictures(3, 1, 1, seed=2)},
+]
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_occlusion(windows):
+    net, x = small()
+    for target in (1, [0, 3], torch.tensor([4, 2]), None):
+        for perturbations in (1, 7):
+            compare("Occlusion", (net,), x, target=target, perturbations_per_eval=perturbations, **windows)
+    compare("Occlusion", (net.double(),), (x.double(),), target=1, **windows | {"baselines": 0.25})
+
+
+def test_occlusion_of_feature_maps():
+    net, _ = small()
+    compare("Occlusion", (net.left,), pictures(2, 8, 6, 7), (8, 3, 3), (8, 3, 3), target=(1, 2, 3))
+    compare("Occlusion", (net.left,), pictures(2, 8, 6, 7), (8, 3, 3), (8, 3, 3), target=[(1, 2, 3), (0, 0, 0)])
+    compare("Occlusion", (net.left,), pictures(2, 8, 6, 7), (8, 3, 3), (8, 3, 3))
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_progress_is_shown(accelerated, capsys):
+    net, x = small()
+    forward = net if accelerated else lambda x: net(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotAccelerated)
+        captum.Occlusion(forward).attribute(x, (3, 9, 9), 8, target=1, perturbations_per_eval=4, show_progress=True)
+    assert "Occlusion attribution: 100%" in capsys.readouterr().err
+
+
+# What PyTorch answers.
+
+
+@pytest.mark.parametrize("name", ON_OUTPUTS)
+def test_a_relu_whose_input_goes_another_way_too(name):
+    net, x = small(PreActivation)
+    compare(name, (net,), x, 2, accelerated=name == "Saliency")
+    neuron = {"Saliency": "NeuronGradient"}.get(name, f"Neuron{name}")
+    compare(neuron, (net, net.body), x, (1, 2, 3), accelerated=name == "Saliency")
+
+
+@pytest.mark.parametrize("name", ON_OUTPUTS)
+def test_several_inputs_and_further_arguments(name):
+    net, x = small(TwoInputs)
+    y = pictures(2, 3, 20, 31, seed=5)
+    compare(name, (net,), (x, y), 2, accelerated=False)
+    compare(name, (net,), x, 2, additional_forward_args=y, accelerated=False)
+    compare(name, (net,), (x, y), [1, 4], additional_forward_args=(0.5,), accelerated=False)
+    neuron = {"Saliency": "NeuronGradient"}.get(name, f"Neuron{name}")
+    compare(neuron, (net, net.linear), (x, y), 2, additional_forward_args=0.5, accelerated=False)
+
+
+def test_occlusion_of_several_inputs():
+    net, x = small(TwoInputs)
+    y = pictures(2, 3, 20, 31, seed=5)
+    windows = {"sliding_window_shapes": ((3, 11, 11), (1, 10, 31)), "strides": ((3, 11, 11), (1, 10, 31))}
+    for perturbations in (1, 4):
+        shared = {"perturbations_per_eval": perturbations, "accelerated": False, **windows}
+        compare("Occlusion", (net,), (x, y), target=1, **shared)
+        compare("Occlusion", (net,), (x, y), target=[1, 2], baselines=(0.5, pictures(2, 3, 20, 31)), **shared)
+        scales = torch.tensor([[0.5], [2.0]])
+        compare("Occlusion", (net,), (x, y), target=torch.tensor([1, 2]), additional_forward_args=scales, **shared)
+
+
+def test_vectors_functions_and_numbers():
+    linear = nn.Linear(7, 3)
+    x = pictures(4, 7)
+    compare("Saliency", (linear,), x, 1, accelerated=False)
+    compare("Saliency", (lambda x: linear(x).sum(1),), x, accelerated=False)
+    compare("LayerActivation", (lambda x: linear(x), linear), x, accelerated=False)
+    compare("NeuronGradient", (lambda x: linear(x), linear), x, 1, accelerated=False)
+    compare("Occlusion", (linear,), x, (3,), (2,), target=1, accelerated=False)
+    compare("Occlusion", (linear,), x, (3,), (2,), target=1, perturbations_per_eval=5, accelerated=False)
+    compare("Occlusion", (lambda x: linear(x).sum(),), x, (3,), (2,), accelerated=False)
+    compare("Occlusion", (lambda x: float(linear(x).sum()),), x, (3,), (2,), accelerated=False)
+    compare("Occlusion", (lambda x: (x * 2).sum(1),), torch.ones(3, 4).long(), (2,), accelerated=False)
+    whole = torch.arange(12).reshape(3, 4)
+    compare("Occlusion", (lambda x: (x * 2.0).sum(1),), whole, (2,), baselines=0.5, accelerated=False)
+
+
+def test_a_layer_of_several_tensors_and_one_of_lists():
+    class Pairs(nn.Module):
+        def forward(self, x):
+            return x * 2, x + 1
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pairs = Pairs()
+
+        def forward(self, x):
+            first, second = self.pairs(x)
+            return (first * second).sum((1, 2, 3))
+
+    net, x = Net(), pictures(2, 3, 5, 5)
+    compare("LayerActivation", (net, net.pairs), x, accelerated=False)
+    compare("LayerActivation", (net, [net.pairs, net]), x, accelerated=False)
+    compare(
+        "NeuronGradient", (net, net.pairs), x, lambda values: values[0][:, 0, 1, 1] + values[1].sum((1, 2, 3)), accelerated=False
+    )
+
+
+def test_training_mode():
+    net, x = small()
+    compare("Saliency", (net.train(),), x, 1)  # None of its layers is another in training.
+    norm = network("resnet").train()
+    before = norm.bn1.running_mean.clone()
+    captum_norm = network("resnet").train()
+    x = pictures(2, 3, 64, 64)
+    with pytest.warns(NotAccelerated, match="BatchNorm2d is in training mode"):
+        ours = captum.GuidedBackprop(norm).attribute(x, 1)
+    assert_equal(ours, captums.GuidedBackprop(captum_norm).attribute(x, 1))
+    assert torch.equal(norm.bn1.running_mean, captum_norm.bn1.running_mean)
+    assert not torch.equal(norm.bn1.running_mean, before)
+
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return F.dropout(self.conv(x), training=self.training).mean((2, 3))
+
+    dropping = Dropping()
+    state = torch.random.get_rng_state()
+    with pytest.warns(NotAccelerated, match="gives other outputs in training mode"):
+        ours = captum.Saliency(dropping).attribute(x, 1)
+    torch.random.set_rng_state(state)
+    assert_equal(ours, captums.Saliency(dropping).attribute(x, 1))
+    compare("Saliency", (dropping.eval(),), x, 1)
+
+
+def test_numbers_that_the_kernels_do_not_know():
+    net, x = small()
+    half = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 31 * 31, 3)).half()
+    compare("GuidedBackprop", (half,), x.half(), 1, accelerated=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compare("Saliency", (net,), x, 1, accelerated=False)
+    x[0, 0, 0, 0] = torch.inf
+    with pytest.warns(NotAccelerated, match="finite"):
+        captum.Saliency(net).attribute(x, 1)
+
+
+def test_noise_tunnel_goes_around():
+    net, x = small()
+
+    def smoothed(library):
+        torch.manual_seed(0)
+        return captums.NoiseTunnel(library.Saliency(net)).attribute(x, nt_samples=4, stdevs=0.1, target=1)
+
+    assert_equal(smoothed(captum).detach(), smoothed(captums).detach())
+
+
+def test_why_pytorch_answers_is_said_once_an_object():
+    attribution = captum.Saliency(lambda x: x.sum((1, 2, 3)))
+    x = pictures(2, 3, 5, 5).requires_grad_()
+    with pytest.warns(
+        NotAccelerated, match=r"Saliency is not accelerated, PyTorch answers: .*torch.nn.Module, got function"
+    ) as told:
+        attribution.attribute(x)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribution.attribute(x)
+
+
+# Errors.
+
+
+def assert_refused(name, arguments, *args, **kwargs):
+    """Both refuse, by the same kind of error."""
+    raised = []
+    for library in (captum, captums):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(Exception) as error:
+                getattr(library, name)(*arguments).attribute(*args, **kwargs)
+        raised.append(error.type)
+    assert raised[0] is raised[1]
+    return raised[0]
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_arguments_that_do_not_fit(accelerated):
+    net, x = small()
+    forward = net if accelerated else lambda x: net(x)
+    for target in (None, (1, 2), [1], [1, 2, 3], torch.tensor([1, 2, 3]), [1.5, 2.5], 1.5, "1"):
+        assert assert_refused("Saliency", (forward,), x, target) is AssertionError, target
+    assert assert_refused("Saliency", (forward,), x, 6) is IndexError
+    assert assert_refused("Saliency", (forward,), [x], 1) is AssertionError
+    for selector in ((1, 2, 3, 4), (9, 0, 0)):
+        assert_refused("NeuronGradient", (forward, net.stem), x, selector)
+    assert_refused("NeuronGradient", (forward, net.stem), x, 1)
+    assert assert_refused("LayerActivation", (forward, nn.ReLU()), x) is AssertionError
+    assert assert_refused("NeuronGradient", (forward, nn.ReLU()), x, 1) is AssertionError
+    for windows in (
+        {"sliding_window_shapes": (3, 4)},
+        {"sliding_window_shapes": (3, 4, 4), "strides": (1, 2)},
+        {"sliding_window_shapes": (3, 4, 4), "strides": 5},
+        {"sliding_window_shapes": (3, 40, 4)},
+        {"sliding_window_shapes": ((3, 4, 4), (3, 4, 4))},
+        {"sliding_window_shapes": (3, 4, 4), "baselines": "black"},
+        {"sliding_window_shapes": (3, 4, 4), "perturbations_per_eval": 0},
+        {"sliding_window_shapes": (3, 4, 4), "perturbations_per_eval": 1.0},
+        {"sliding_window_shapes": (3, 4, 4), "target": (1, 2)},
+    ):
+        assert assert_refused("Occlusion", (forward,), x, **{"target": 1, "strides": 4} | windows) is AssertionError, windows
+
+
+def test_scores_that_do_not_grow_with_the_batch():
+    assert assert_refused("Occlusion", (lambda x: x.sum(),), pictures(2, 5), (2,), perturbations_per_eval=3) is AssertionError
+
+
+@pytest.mark.parametrize("name", ["GuidedBackprop", "Deconvolution"])
+def test_only_modules_have_relus_to_override(name):
+    for library in (captum, captums):
+        with pytest.raises(AssertionError):
+            getattr(library, name)(lambda x: x)
+        with pytest.raises(AssertionError):
+            getattr(library, f"Neuron{name}")(lambda x: x, nn.ReLU())
+
+
+@pytest.mark.parametrize("name", ["Saliency", "GuidedBackprop", "Deconvolution", "Occlusion"])
+def test_there_is_no_attribute_future(name):
+    with pytest.raises(NotImplementedError, match=name):
+        getattr(captum, name)(nn.ReLU()).attribute_future()
+
+
+@pytest.mark.parametrize("name", ["GuidedBackprop", "Deconvolution"])
+def test_nothing_is_left_behind(name):
+    net, x = small(TwoInputs)
+    x = (x, x.clone())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(captum, name)(net).attribute(x, 1)
+        with pytest.raises(AssertionError):
+            getattr(captum, name)(net).attribute(x)
+    for part in net.modules():
+        assert not part._forward_hooks
+        assert not part._forward_pre_hooks
+    assert not any(one.requires_grad or one._backward_hooks for one in x)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+# Conversion.
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Modules in the order in which they were traced."""
+    modules = []
+    trace = conversions.trace_module
+    monkeypatch.setattr(conversions, "trace_module", lambda module, x: modules.append(module) or trace(module, x))
+    return modules
+
+
+def test_a_module_is_converted_once(traced):
+    net, x = small()
+    for _ in range(2):
+        for name in ON_OUTPUTS:
+            compare(name, (net,), x, 1)
+            compare(name, (net,), pictures(1, 3, 33, 33, seed=4), 1)
+    assert len(traced) == 1
+    compare("Saliency", (net,), pictures(1, 3, 40, 40), 1)
+    assert len(traced) == 2
+
+
+def test_what_cannot_be_traced_is_tried_once(traced):
+    class Deciding(nn.Module):
+        def forward(self, x):
+            return x.sum((1, 2, 3)) if x.sum() > 0 else x.mean((1, 2, 3))
+
+    net = Deciding()
+    for _ in range(2):
+        compare("Saliency", (net,), pictures(1, 3, 5, 5), accelerated=False)
+    assert len(traced) == 1
+
+
+def test_changed_weights_are_seen():
+    net, x = small()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def check():
+        compare("GuidedBackprop", (net,), x, 1)
+        compare("Occlusion", (net,), x, (3, 9, 9), 9, target=1)
+
+    check()
+    net(x).sum().backward()
+    optimizer.step()
+    check()
+    net.stem.weight.data.mul_(0.5)  # Which PyTorch's own counter doesn't count.
+    check()
+    net.stem.weight.detach().numpy()[...] += 0.01
+    check()
+    net.linear = nn.Linear(8, 6)
+    check()
+    net.left[0].bias = None
+    check()
+    net.load_state_dict({name: 0.2 * torch.randn_like(value) for name, value in net.state_dict().items()})
+    check()
+    net.left[1].inplace, net.last.padding = True, (1, 1)
+    check()
+    net.stem.register_forward_hook(lambda module, inputs, output: output * 2)
+    compare("Saliency", (net,), x, 1, accelerated=False)
+
+
+def test_a_changed_picture_is_seen():
+    net, x = small()
+    compare("Saliency", (net,), x, 1)
+    x.numpy()[0, :, 3:9] += 1
+    compare("Saliency", (net,), x, 1)
+
+
+def test_a_module_may_go():
+    net, x = small()
+    captum.Saliency(net).attribute(x.requires_grad_(), 1)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_memory_of_pictures_and_weights_is_not_copied(monkeypatch):
+    net, x = small()
+    seen = []
+    original = accelerated.recording_of
+    monkeypatch.setattr(
+        accelerated, "recording_of", lambda chain, picture: seen.append((chain, picture)) or original(chain, picture)
+    )
+    captum.Saliency(net).attribute(x.requires_grad_(), 1)
+    ((chain, picture),) = seen
+    assert np.shares_memory(picture, x.detach().numpy())
+    assert np.shares_memory(chain["stem"].W.array, net.stem.weight.detach().numpy())
+
+
+def test_gradients_of_the_caller_are_left_alone():
+    net, x = small()
+    x.requires_grad_()
+    x.grad = torch.ones_like(x)
+    net(x)  # A graph that is still waiting for its own way back.
+    captum.GuidedBackprop(net).attribute(x, 1)
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert all(parameter.grad is None for parameter in net.parameters())
+    with torch.no_grad():
+        assert_equal(captum.Saliency(net).attribute(x, 1), captums.Saliency(net).attribute(x, 1))
