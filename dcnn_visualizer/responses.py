@@ -324,7 +324,7 @@ class Convolved(_Windowed):
     @property
     def layout_bytes(self) -> int:
         """Bytes that the filters take as they are laid out for patches, at most: those of 3x3 have 36 values for 9 taps."""
-        return 4 * self.W.nbytes if self._scatters() and self.W.shape[2:] == (3, 3) else self.W.nbytes
+        return 4 * self.W.nbytes if self.W.shape[2:] == (3, 3) and self.window.stride == (1, 1) else self.W.nbytes
 
     def scale(self, factors: Array) -> None:
         """Takes in a multiplication that follows, by a factor a channel."""
@@ -342,15 +342,17 @@ class Convolved(_Windowed):
         """Whether changed inputs are scattered, or changed outputs gathered; dense where all outputs change."""
         if area >= 0.999 * math.prod(self.shape[2:]):
             return "dense"
-        return "scattered" if self._scatters() else "gathered"
+        return "scattered" if self._scatters(areas[0], area) else "gathered"
 
     def products(self, areas: Sequence[float], area: float) -> float:
         """Of the plain sums, without what evaluation saves."""
-        pixels = min(areas[0], area) if self._scatters() else area
+        pixels = min(areas[0], area) if self._scatters(areas[0], area) else area
         return pixels * math.prod(self.W.shape)
 
-    def _scatters(self) -> bool:
-        return self.window.stride == (1, 1) and self.groups == 1
+    def _scatters(self, inputs: float, outputs: float) -> bool:
+        _, stride, _, dilate, _ = self.window
+        sizes = (1, round(inputs)), (1, round(outputs))
+        return kernels.patch_form(self.W, *sizes, stride, dilate, self.groups) == "scatter"
 
 
 class MaxPooled(_Windowed):

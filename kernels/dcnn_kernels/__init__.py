@@ -14,7 +14,7 @@ from dcnn_kernels.normalization import (
     local_response_normalization_gradient,
 )
 from dcnn_kernels.occlusion import occlude
-from dcnn_kernels.patches import convolve_patches, crop_patches, max_pool_patches, rectify_patches
+from dcnn_kernels.patches import convolve_patches, crop_patches, max_pool_patches, patch_form, rectify_patches
 from dcnn_kernels.pooling import (
     average_pooling_2d,
     average_pooling_2d_adjoint,
@@ -45,6 +45,7 @@ __all__ = [
     "max_pool_patches",
     "max_pooling_2d",
     "occlude",
+    "patch_form",
     "prelu",
     "rectify_patches",
     "relu",

@@ -115,6 +115,42 @@ def convolve_patches(
 
 
 @takes_any_array
+def patch_form(
+    W: Array,
+    insize: PairLike,
+    outsize: PairLike,
+    stride: PairLike = 1,
+    dilate: PairLike = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> str:
+    """The form that :func:`convolve_patches` takes unless it is told one: the one with less to multiply and to move.
+
+    Args:
+        W: Filters (O, C / groups, kh, kw), float32 or float64.
+        insize: Rows and columns of the patches.
+        outsize: Rows and columns of the outputs that are wanted.
+        stride: Step between windows.
+        dilate: Step between taps.
+        groups: Number of channel groups.
+        backend: ``"reference"``, ``"compiled"`` or ``"cuda"`` to force one; by default that of the array.
+
+    Returns:
+        ``"gather"`` or ``"scatter"``.
+
+    Raises:
+        TypeError: ``W`` is no array or of a wrong dtype, or a size is no integer.
+        ValueError: A wrong shape or size.
+        BackendError: The backend can't run on this array.
+    """
+    run = select_backend("patches", backend, W=W).patch_form
+    check_float("W", W, 4)
+    sizes = pair("insize", insize, 0), pair("outsize", outsize, 0)
+    return run(W, *sizes, pair("stride", stride), pair("dilate", dilate), pair("groups", groups)[0])
+
+
+@takes_any_array
 def max_pool_patches(
     x: Array,
     origins: Integers,

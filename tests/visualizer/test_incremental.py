@@ -237,15 +237,24 @@ def test_approximations_out_of_range_are_errors(settings, message):
         Approximation(**settings)
 
 
+def grown(window, by, size):
+    """Pixels of a window that grew by some to all sides, inside a picture."""
+    top, left, bottom, right = np.clip(window + by * np.array([-1, -1, 1, 1]), 0, size)
+    return (bottom - top) * (right - left)
+
+
 def test_explain_tells_forms_shares_and_arithmetic():
     rng = np.random.default_rng(8)
-    model = deep_chain(rng, 8)
+    model = deep_chain(rng, 64)
     table = SaliencyVisualizer(model).explain(np.zeros((3, 48, 48), np.float32), "pool2", 8, 8, windows="inside").splitlines()
     rows = {line.split()[0]: line for line in table}
     assert list(rows) == ["layer", *model.layer_names, "all"]
-    windows = occlusion_windows((48, 48), 8, 8, "inside").reshape(-1, 4)
-    areas = [(min(b + 1, 48) - max(t - 1, 0)) * (min(r + 1, 48) - max(left - 1, 0)) for t, left, b, r in windows.tolist()]
-    assert rows["conv0"].split()[1:4] == ["scattered", f"{np.mean(areas) / 48**2:.0%}", f"{64 * 8 * 3 * 9 / 1e6:.3g}"]
+    inside = occlusion_windows((48, 48), 8, 8, "inside").reshape(-1, 4)
+    share = np.mean([grown(window, 1, 48) for window in inside]) / 48**2
+    assert rows["conv0"].split()[1:3] == ["gathered", f"{share:.0%}"]
+    pooled = [grown(np.add(window, (-1, -1, 2, 2)) // 2, 0, 24) for window in inside]
+    assert rows["conv1"].split()[1] == "scattered"
+    assert rows["conv1"].split()[3] == f"{np.mean(pooled) * 64 * 64 * 9 / 1e6:.3g}"
     assert "dense" in SaliencyVisualizer(model).explain(np.zeros((3, 8, 8), np.float32), "conv2", 8).splitlines()[7]
 
 

@@ -41,9 +41,8 @@ def convolve_patches(
     """See :func:`dcnn_kernels.convolve_patches`."""
     filters = PatchFilters(W, stride, dilate, groups, layouts)
     depthwise = filters.groups > 1 and filters.W.shape[1] == 1 and len(filters.W) == filters.groups
-    evaluated = _is_evaluated(filters)
-    form = form or ("scatter" if evaluated else "gather" if depthwise else products.chosen_form(x.shape, filters, outsize))
-    if not (depthwise or (form == "scatter" and evaluated) or form == "gather"):
+    form = form or patch_form(W, x.shape[2:], outsize, stride, dilate, groups)
+    if form == "scatter" and not depthwise and not _is_evaluated(W, stride, dilate, groups):
         return products.convolve_patches(x, offsets, W, outsize, stride, dilate, groups, form, layouts)
     pixels, offsets = channels_last(x), np.asarray(offsets, np.int64)
     shape = (len(x), *outsize, len(filters.W))
@@ -63,6 +62,13 @@ def convolve_patches(
         y = np.empty(shape, x.dtype)
         _gather(pixels, offsets, filters, y)
     return channels_first(y)
+
+
+def patch_form(W: FloatArray, insize: Pair, outsize: Pair, stride: Pair, dilate: Pair, groups: int) -> str:
+    """See :func:`dcnn_kernels.patch_form`."""
+    if _is_evaluated(W, stride, dilate, groups):
+        return "scatter"
+    return products.patch_form(W, insize, outsize, stride, dilate, groups)
 
 
 def max_pool_patches(
@@ -94,9 +100,9 @@ def rectify_patches(x: FloatArray, origins: Integers, before: FloatArray, z: flo
     return channels_first(y)
 
 
-def _is_evaluated(filters: PatchFilters) -> bool:
-    plain = filters.stride == filters.dilate == (1, 1) and filters.groups == 1
-    return plain and filters.ksize == (3, 3) and min(filters.W.shape[:2]) >= EVALUATED
+def _is_evaluated(W: FloatArray, stride: Pair, dilate: Pair, groups: int) -> bool:
+    plain = stride == dilate == (1, 1) and groups == 1
+    return plain and W.shape[2:] == (3, 3) and min(W.shape[:2]) >= EVALUATED
 
 
 def _gather(x: FloatArray, offsets: Integers, filters: PatchFilters, y: FloatArray) -> None:

@@ -40,9 +40,8 @@ INTERPOLATION = np.linalg.inv(_values_at_points(REACH))
 def evaluate_filters(W: FloatArray) -> FloatArray:
     """Filters (O, C, 3, 3) at all pairs of points, (36, C, O). Taps are turned round: a convolution layer correlates."""
     matrix = _values_at_points(TAPS).astype(W.dtype)
-    turned = np.ascontiguousarray(W.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
-    values = np.matmul(turned.reshape(-1, TAPS * TAPS), np.kron(matrix, matrix).T)
-    return np.ascontiguousarray(values.T).reshape(REACH * REACH, W.shape[1], W.shape[0])
+    turned = np.ascontiguousarray(W[:, :, ::-1, ::-1].transpose(2, 3, 1, 0))
+    return np.matmul(np.kron(matrix, matrix), turned.reshape(TAPS * TAPS, -1)).reshape(-1, *turned.shape[2:])
 
 
 def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArray) -> None:

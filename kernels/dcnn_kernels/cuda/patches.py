@@ -53,6 +53,11 @@ def convolve_patches(
     return convolution_2d(crop_patches(x, np.arange(len(x)), offsets, seen, 0.0), W, None, stride, NO_PADS, dilate, groups)
 
 
+def patch_form(W: Array, insize: Pair, outsize: Pair, stride: Pair, dilate: Pair, groups: int) -> str:
+    """See :func:`dcnn_kernels.patch_form`."""
+    return "gather"
+
+
 def max_pool_patches(
     x: Array,
     origins: Integers,

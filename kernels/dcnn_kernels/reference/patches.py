@@ -67,12 +67,24 @@ def convolve_patches(
     filters = PatchFilters(W, stride, dilate, groups, layouts)
     y = np.zeros((len(x), *outsize, len(filters.W)), x.dtype)
     if x.size and y.size:
-        run = _scatter if (form or chosen_form(x.shape, filters, outsize)) == "scatter" else _gather
+        form = form or patch_form(W, x.shape[2:], outsize, stride, dilate, groups)
+        run = _scatter if form == "scatter" else _gather
         step = max(1, TILE_BYTES // _bytes_written(x.shape, x.itemsize, filters, outsize, run is _scatter))
         for first in range(0, len(x), step):
             part = slice(first, first + step)
             run(x[part], offsets[part], filters, y[part])
     return channels_first(y)
+
+
+def patch_form(W: FloatArray, insize: Pair, outsize: Pair, stride: Pair, dilate: Pair, groups: int) -> str:
+    """See :func:`dcnn_kernels.patch_form`. Windows written out count by input channels, products by output channels."""
+    outgoing, incoming = W.shape[:2]
+    if stride != (1, 1) or groups > 1 or W.shape[2:] == (1, 1):
+        return "gather"
+    gathered, scattered = math.prod(outsize), math.prod(insize)
+    # Moving a value costs about as much as multiplying by it some forty times.
+    gather = gathered * incoming * (outgoing + 40)
+    return "scatter" if scattered * outgoing * (incoming + 60) < gather else "gather"
 
 
 def max_pool_patches(
@@ -120,17 +132,6 @@ def channels_last(x: FloatArray) -> FloatArray:
 def channels_first(y: FloatArray) -> FloatArray:
     """(P, h, w, C) as (P, C, h, w), a view."""
     return y.transpose(0, 3, 1, 2)
-
-
-def chosen_form(shape: tuple[int, ...], filters: PatchFilters, outsize: Pair) -> str:
-    """The form with less to multiply and to move: windows written out count by input channels, products by output channels."""
-    outgoing, incoming = filters.W.shape[:2]
-    if filters.stride != (1, 1) or filters.groups > 1 or filters.ksize == (1, 1):
-        return "gather"
-    gathered, scattered = math.prod(outsize), shape[2] * shape[3]
-    # Moving a value costs about as much as multiplying by it some forty times.
-    gather = gathered * incoming * (outgoing + 40)
-    return "scatter" if scattered * outgoing * (incoming + 60) < gather else "gather"
 
 
 def window_rows(x: FloatArray, offsets: Integers, filters: PatchFilters, outsize: Pair) -> FloatArray:
