@@ -81,6 +81,7 @@ def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
     windows = occlusion_windows((height, width), 5, 4).reshape(-1, 4)
     yield Check("occlude", "", (x[0], windows, normal(24, 1, 1)), {})
     yield Check("occlude", "by a number", (x[0], windows, 0.5), {})
+    yield from patch_cases(normal, x)
     yield from convolution_cases(normal, x)
 
 
@@ -106,6 +107,20 @@ def pooling_cases(normal: Callable[..., np.ndarray], x: np.ndarray, windows: tup
             yield Check("average_pooling_2d", f"{text} count_include_pad={counted}", (x,), given)
             averages = kernels.average_pooling_2d(x, **given, backend="reference")
             yield Check("average_pooling_2d_adjoint", f"{text} {counted}", (averages,), {**given, "insize": picture})
+
+
+def patch_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Check]:
+    """Patches of three places, and what layers make of them."""
+    before, patches, filters = x[:1], normal(3, x.shape[1], 5, 6), normal(16, x.shape[1], 3, 3)
+    origins, outputs = np.array([[0, 0], [4, 3], [2, 5]]), np.array([[0, 0], [2, 1], [1, 2]])
+    yield Check("crop_patches", "", (x, np.array([0, 1, 1]), origins - 2), {"size": (7, 8), "fill": 0.5})
+    for stride in (1, 2):
+        given = {"outsize": (5, 6), "stride": stride}
+        yield Check("convolve_patches", f"stride={stride}", (patches, np.full((3, 2), -1), filters), given)
+    after = kernels.max_pooling_2d(before, 2, backend="reference")[0]
+    given = {"outsize": (3, 4), "ksize": 2, "stride": 2}
+    yield Check("max_pool_patches", "ksize=2", (patches, origins, before, after, outputs), given)
+    yield Check("rectify_patches", "z=6 slope=0.1", (patches, origins, before), {"z": 6.0, "slope": 0.1})
 
 
 def convolution_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Check]:
@@ -160,7 +175,7 @@ def on_gpu(check: Check) -> Any:
 def check_primitives(results: Results, random: np.random.Generator, small: bool, whose: str = "own") -> None:
     """Each primitive in each dtype against the reference in float64, fed with the very numbers that the GPU was fed."""
     for check in check_cases(random, small):
-        convolution = "convolution" in check.primitive
+        convolution = "convol" in check.primitive
         if small and check.primitive.startswith("linear"):
             continue  # cuBLAS's kernels aren't ours to sanitize
         if whose == "cudnn" and not convolution:
