@@ -9,4 +9,6 @@ html_theme = "alabaster"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 myst_enable_extensions = ["dollarmath"]
+# The page about the importers is built without what they import from.
+autodoc_mock_imports = ["onnx", "torch"]
 exclude_patterns = ["_build"]
