@@ -53,6 +53,7 @@ def batch_normalization(
     node = tn.TraceableBatchNormalization(
         mean.shape, eps=eps, dtype=mean.dtype, use_gamma=gamma is not None, use_beta=beta is not None
     )
+    node.to_device(chainer.backend.get_device_from_array(mean))
     _hold(node, gamma=gamma, beta=beta)
     node.avg_mean, node.avg_var = mean, var
     return node
@@ -100,7 +101,8 @@ def local_response_normalization(n: int, k: float, alpha: float, beta: float) ->
 
 def _hold(node: _Node, **parameters: Any) -> _Node:
     held = {name: array for name, array in parameters.items() if array is not None}
-    node.to_device(chainer.backend.get_device_from_array(*held.values()))
+    if held:
+        node.to_device(chainer.backend.get_device_from_array(*held.values()))
     with node.init_scope():
         for name, array in held.items():
             setattr(node, name, chainer.Parameter(array))

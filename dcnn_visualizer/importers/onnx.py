@@ -13,7 +13,7 @@ from dcnn_visualizer.importers import onnx_operators as operators
 from dcnn_visualizer.importers.assembly import Assembly
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.onnx_file import OnnxGraph, Operator, Size, read
-from dcnn_visualizer.importers.onnx_operators import BATCH, Converted, Setting, Tensor
+from dcnn_visualizer.importers.onnx_operators import BATCH, Calculator, Converted, Setting, Tensor
 from dcnn_visualizer.traceable_graph import TraceableGraph
 
 #: The oldest version of the operators that is read.
@@ -82,6 +82,7 @@ class _Importer:
         #: Tensors, constants, and lists of sizes.
         self._values: dict[str, Any] = {**file.constants, name: Tensor(name, (BATCH, shape[1], *sizes), dtype)}
         self._layers = Assembly(name)
+        self._calculate = Calculator()
 
     def chain(self, output: str | None) -> TraceableGraph:
         """The layers that an output needs."""
@@ -129,7 +130,7 @@ class _Importer:
             self._values[name] = Tensor(name, shape, sources[0].dtype)
 
     def _convert(self, operator: Operator, inputs: list[Any]) -> list[Converted]:
-        setting = Setting(self._file.opset, self._batch, len(operator.outputs))
+        setting = Setting(self._file.opset, self._batch, len(operator.outputs), self._calculate)
         if operator.kind == "Split":
             return operators.split(setting, *inputs, **operator.attributes)
         converter = operators.OPERATORS.get(operator.kind)

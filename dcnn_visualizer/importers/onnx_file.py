@@ -94,9 +94,10 @@ def read(path: str | os.PathLike[str]) -> OnnxGraph:
         raise ValueError("it holds no graph of standard operators")
     if model.functions:
         raise ValueError("it defines functions; inline them first, with onnx.inliner")
-    constants = {tensor.name: read_tensor(tensor, path.parent) for tensor in model.graph.initializer}
+    folder = _Folder(path.parent)
+    constants = {tensor.name: read_tensor(tensor, folder) for tensor in model.graph.initializer}
     inputs = {value.name: _shape_and_dtype(value) for value in model.graph.input if value.name not in constants}
-    operators = [_operator(node, path.parent) for node in model.graph.node]
+    operators = [_operator(node, folder) for node in model.graph.node]
     return OnnxGraph(max(versions), inputs, [value.name for value in model.graph.output], constants, operators)
 
 
@@ -114,12 +115,48 @@ def _check_text(model: Any) -> None:
             raise ValueError(f"a name in it is no text: {name!r}")
 
 
-def read_tensor(tensor: Any, folder: Path) -> np.ndarray:
+class _Folder:
+    """The folder in which data in other files must lie.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        self._claimed: dict[Path, int] = {}
+
+    def read(self, where: str, entries: Iterable[Any], dtype: np.dtype, count: int) -> np.ndarray:
+        """Numbers that a tensor keeps in another file.
+
+        Raises:
+            ValueError: The file isn't in the folder, or hasn't the numbers, or others claim them too: few bytes could make many.
+        """
+        described = {entry.key: entry.value for entry in entries}
+        location = described.get("location", "")
+        file = (self._path / location).resolve()
+        if not location or not file.is_relative_to(self._path) or not file.is_file():
+            raise ValueError(f"{where} is kept in {location!r}, which is no file in the folder of the network")
+        needed = count * dtype.itemsize
+        try:
+            offset, length = int(described.get("offset", 0)), int(described.get("length", needed))
+        except ValueError:
+            raise ValueError(f"{where} is kept at {described}, which aren't numbers") from None
+        size = file.stat().st_size
+        if offset < 0 or length != needed or offset + length > size:
+            raise ValueError(f"{where} needs {needed} bytes, {location!r} of {size} has {length} at {offset} for it")
+        self._claimed[file] = self._claimed.get(file, 0) + needed
+        if self._claimed[file] > size:
+            raise ValueError(f"{where} and others take more from {location!r} than its {size} bytes")
+        return np.fromfile(file, dtype.newbyteorder("<"), count, offset=offset).astype(dtype, copy=False)
+
+
+def read_tensor(tensor: Any, folder: _Folder) -> np.ndarray:
     """A tensor's values, from the file itself or from another one in its folder.
 
     Args:
         tensor: ``onnx.TensorProto``.
-        folder: Where data in other files must lie.
+        folder: The file's.
 
     Returns:
         A writable array.
@@ -136,7 +173,7 @@ def read_tensor(tensor: Any, folder: Path) -> np.ndarray:
         raise ValueError(f"{where} has shape {shape}")
     count = math.prod(shape)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        values = _external(where, tensor.external_data, dtype, count, folder)
+        values = folder.read(where, tensor.external_data, dtype, count)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != count * dtype.itemsize:
             raise ValueError(f"{where} of shape {shape} needs {count * dtype.itemsize} bytes, it has {len(tensor.raw_data)}")
@@ -148,22 +185,6 @@ def read_tensor(tensor: Any, folder: Path) -> np.ndarray:
             raise ValueError(f"{where} of shape {shape} needs {count} values, it has {len(numbers)}")
         values = np.array(numbers, dtype)
     return values.reshape(shape)
-
-
-def _external(where: str, entries: Iterable[Any], dtype: np.dtype, count: int, folder: Path) -> np.ndarray:
-    described = {entry.key: entry.value for entry in entries}
-    location = described.get("location", "")
-    file = (folder / location).resolve()
-    if not location or not file.is_relative_to(folder.resolve()) or not file.is_file():
-        raise ValueError(f"{where} is kept in {location!r}, which is no file in the folder of the network")
-    try:
-        offset, length = int(described.get("offset", 0)), int(described.get("length", count * dtype.itemsize))
-    except ValueError:
-        raise ValueError(f"{where} is kept at {described}, which aren't numbers") from None
-    size = file.stat().st_size
-    if offset < 0 or length != count * dtype.itemsize or offset + length > size:
-        raise ValueError(f"{where} needs {count * dtype.itemsize} bytes, {location!r} of {size} has {length} at {offset} for it")
-    return np.fromfile(file, dtype.newbyteorder("<"), count, offset=offset).astype(dtype, copy=False)
 
 
 def _shape_and_dtype(value: Any) -> tuple[tuple[Size, ...], np.dtype]:
@@ -184,7 +205,7 @@ def _type_name(number: int) -> str:
         return f"{number} (unknown)"
 
 
-def _operator(node: Any, folder: Path) -> Operator:
+def _operator(node: Any, folder: _Folder) -> Operator:
     operator = Operator(node.op_type, node.name, list(node.input), list(node.output))
     if node.domain not in ("", "ai.onnx"):
         operator.kind = f"{node.domain}.{node.op_type}"
@@ -196,7 +217,7 @@ def _operator(node: Any, folder: Path) -> Operator:
     return operator
 
 
-def _plain(value: Any, folder: Path) -> Any:
+def _plain(value: Any, folder: _Folder) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, onnx.TensorProto):

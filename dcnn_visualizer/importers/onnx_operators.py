@@ -7,6 +7,7 @@ standard. An input that depends on the network's comes as :class:`Tensor`, a con
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,28 @@ class Tensor(NamedTuple):
     transposed: bool = False
 
 
+#: Bytes that may be calculated from a file's constants. A small file can ask for any number of copies of a large one.
+MOST_CALCULATED = 1 << 30
+
+
+class Calculator:
+    """Calculates with constants, up to a bound on the memory that the results take together."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def __call__(self, function: Callable[[Any], Any], constant: Any) -> Any:
+        """What a function makes of a constant, elementwise.
+
+        Raises:
+            ValueError: The results take too much memory.
+        """
+        self._bytes += getattr(constant, "nbytes", 0)
+        if self._bytes > MOST_CALCULATED:
+            raise ValueError(f"calculations with constants take more than {MOST_CALCULATED} bytes")
+        return function(constant)
+
+
 class Setting(NamedTuple):
     """Where an operator stands.
 
@@ -47,11 +70,13 @@ class Setting(NamedTuple):
         opset: Version of the operators.
         batch: How many pictures the file's network takes at once, or None for any number.
         outputs: How many values the operator makes.
+        calculate: Calculates with constants.
     """
 
     opset: int
     batch: int | None
     outputs: int
+    calculate: Calculator
 
 
 class Converted(NamedTuple):
@@ -171,14 +196,14 @@ def gemm(
     if transA:
         raise UntraceableError("it transposes the batch")
     W = W if transB else W.T
-    W = W if alpha == 1 else W * W.dtype.type(alpha)
-    if C is not None and beta != 0:
-        C = _weights("C", C, x)
-        if C.size not in (1, W.shape[0]) or C.shape[-1:] != C.shape[C.ndim - 1 :] or math.prod(C.shape[:-1]) != 1:
-            raise UntraceableError(f"C must hold one number an output, got shape {C.shape}")
-        C = np.broadcast_to(C.reshape(-1), W.shape[:1]) if C.size == 1 else C.reshape(-1)
-        C = C.copy() if beta == 1 and not C.flags.writeable else C if beta == 1 else C * C.dtype.type(beta)
-    return _linear(x, W, None if beta == 0 else C)
+    W = W if alpha == 1 else file.calculate(lambda W: W * W.dtype.type(alpha), W)
+    if C is None or beta == 0:
+        return _linear(x, W, None)
+    C = _weights("C", C, x)
+    if C.size not in (1, W.shape[0]) or math.prod(C.shape[:-1]) != 1:
+        raise UntraceableError(f"C must hold one number an output, got shape {C.shape}")
+    b = C.reshape(-1) if C.size == W.shape[0] else np.broadcast_to(C.reshape(-1), W.shape[:1])
+    return _linear(x, W, b if beta == 1 else file.calculate(lambda b: b * b.dtype.type(beta), b))
 
 
 def matmul(file: Setting, A: Any, B: Any) -> Converted:
@@ -394,7 +419,7 @@ def sub(file: Setting, x: Any, y: Any) -> Converted:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         raise UntraceableError("only constants can be subtracted, or subtracted from")
     if isinstance(x, Tensor):
-        return _affine(x, 1.0, -_constant(y, x))
+        return _affine(x, 1.0, file.calculate(operator.neg, _constant(y, x)))
     return _affine(y, -1.0, _constant(x, y))
 
 
@@ -410,7 +435,7 @@ def div(file: Setting, x: Any, y: Any) -> Converted:
     """Quotient of a tensor and a constant."""
     if not isinstance(x, Tensor) or isinstance(y, Tensor):
         raise UntraceableError("only a constant can divide")
-    return _affine(x, 1 / _constant(y, x), 0.0)
+    return _affine(x, file.calculate(lambda divisor: 1 / divisor, _constant(y, x)), 0.0)
 
 
 def neg(file: Setting, x: Any) -> Converted:

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dcnn_visualizer.desalinet import SaliNet
+from dcnn_visualizer.importers import onnx_operators
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.onnx import from_onnx
 from tests.peers import torch_networks
@@ -414,6 +415,13 @@ def external(location, **entries):
     return network
 
 
+def shared_external(location):
+    network = external(location)
+    network.graph.initializer.append(network.graph.initializer[0])
+    network.graph.initializer[1].name = "other"
+    return network
+
+
 def changed(change, nodes=(("Conv", "x W B", "y", {}),)):
     network = model(list(nodes), CONV)
     change(network.graph)
@@ -437,6 +445,7 @@ HOSTILE = {
     "data beyond the end": (lambda: external("short.bin"), "needs 864 bytes, 'short.bin' of 10"),
     "data before the start": (lambda: external("short.bin", offset=-4), "needs 864 bytes"),
     "data at no number": (lambda: external("short.bin", offset="here"), "aren't numbers"),
+    "data taken by many": (lambda: shared_external("weights.bin"), "take more from 'weights.bin' than its 864 bytes"),
     "a cycle": (
         lambda: model([("Add", "x b", "a", {}), ("Relu", "a", "b", {}), ("Relu", "b", "y", {})]),
         "takes 'b', which nothing before it makes",
@@ -449,6 +458,15 @@ HOSTILE = {
     "a constant of 2^40 numbers": (
         lambda: model([("ConstantOfShape", "s", "c", {}), ("Add", "x c", "y", {})], {"s": int64(1 << 20, 1 << 20)}),
         "makes a constant of shape",
+    ),
+    "many copies of a large constant": (
+        lambda: model(
+            [("ConstantOfShape", "s", "c", {}), *[("Sub", f"{'x' if i == 0 else i - 1} c", str(i), {}) for i in range(99)]],
+            {"s": int64(4, 300, 300)},
+            ("n", 4, 300, 300),
+            output="98",
+        ),
+        "take more than 1048576 bytes",
     ),
     "an attribute of another type": (lambda: model([("Conv", "x W", "y", {"strides": "wide"})], CONV), "Conv"),
     "too many inputs": (lambda: model([("Relu", "x x x", "y", {})]), "Relu"),
@@ -472,14 +490,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files(name, tmp_path):
+def test_hostile_files(name, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "weights.bin").write_bytes(bytes(864))
     (folder / "short.bin").write_bytes(bytes(10))
+    (folder / "weights.bin").write_bytes(bytes(864))
     (folder / "link").symlink_to(tmp_path / "weights.bin")
     make, message = HOSTILE[name]
     path = saved(make(), folder)
+    monkeypatch.setattr(onnx_operators, "MOST_CALCULATED", 1 << 20)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"network\.onnx: ") as caught:
