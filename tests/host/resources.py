@@ -62,7 +62,7 @@ import itertools, json
 from unittest import mock
 import cupy, numpy as np
 import dcnn_kernels as kernels
-from benchmarks.convolution import VGG16
+from benchmarks.gpu_rates import VGG16
 from dcnn_kernels.cuda import convolution, settings
 
 names = set()
