@@ -134,8 +134,8 @@ def _borrowed(name: str, array: Array) -> Array:
 
 
 def _like(array: Array, result: Any) -> Any:
-    """Results as arrays of the library of ``array``."""
+    """Results as arrays of the library of ``array``; what is no array stays what it is."""
     library = _library_of(array)
-    if library is None:
-        return result
-    return tuple(map(library.from_dlpack, result)) if isinstance(result, tuple) else library.from_dlpack(result)
+    if isinstance(result, tuple):
+        return tuple(_like(array, part) for part in result)
+    return library.from_dlpack(result) if library is not None and hasattr(result, "__dlpack__") else result

@@ -64,6 +64,6 @@ def test_the_suite_runs_from_end_to_end(tmp_path):
     jobs = {row["job"] for row in rows}
     assert jobs == {"check", "torch", "cudnn", "front end", "sanitizer", "tests", "convolution", "memory", "accelerate"}
     checked = {row["configuration"].split()[0] for row in rows if row["job"] == "check"}
-    assert checked == set(PRIMITIVES)
+    assert checked == set(PRIMITIVES) - {"patch_form"}  # which makes no arrays
     for job, configuration in (("memory", "max_pooling_2d ksize=2 mask"), ("convolution", "wide transposed from pooled")):
         assert any((row["job"], row["configuration"]) == (job, configuration) and float(row["value"]) > 0 for row in rows)

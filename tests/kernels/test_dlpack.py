@@ -110,6 +110,9 @@ def test_every_primitive_takes_them_and_gives_the_same_kind_back(name, torch):
     expected = as_tuple(function(*given(name, lambda array: array)))
     for kind in (Named, Tensor, Bare):
         for result, value in zip(as_tuple(function(*given(name, kind))), expected, strict=True):
+            if isinstance(value, str):
+                assert result == value
+                continue
             # Nobody can make a bare one.
             assert type(result) is (type(value) if kind is Bare else kind)
             array = result if kind is Bare else result.array
