@@ -121,6 +121,18 @@ def recording_of(model: Any, picture: Array) -> Recording:
         return recording
 
 
+def of_picture(record: Any, picture: int) -> Any:
+    """One picture's part of a step's record; numbers, which tell of shapes, are the same for all.
+
+    Args:
+        record: What a step recorded keeps of a batch.
+        picture: Number of the picture in the batch.
+    """
+    if isinstance(record, (tuple, list)):
+        return type(record)(of_picture(part, picture) for part in record)
+    return record[picture : picture + 1] if hasattr(record, "shape") else record
+
+
 def _nbytes(value: Any) -> int:
     if isinstance(value, (tuple, list)):
         return sum(map(_nbytes, value))

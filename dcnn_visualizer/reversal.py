@@ -20,13 +20,14 @@ from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.receptive_field import ReceptiveField
-from dcnn_visualizer.recording import Recording, recording_of
+from dcnn_visualizer.recording import Recording, of_picture, recording_of
 from dcnn_visualizer.rendering import to_host
+from dcnn_visualizer.shared_reversal import pays, walk_back_together
 from dcnn_visualizer.traceable_nodes import TraceableConvolution2D
 
 SEEDS = ("activation", "one")
 #: Bytes that the signals under way may take where no budget is given.
-SIGNAL_BUDGET = 1 << 29
+SIGNAL_BUDGET = 1 << 30
 #: Signals that go back at once, or more: enough to make wide matrix products of the deepest layers.
 BATCH = 16
 #: Of its part of a picture, a neuron alone needs the way forward and back; the picture's own way forward is there already.
@@ -358,13 +359,15 @@ class Reversal:
                 signal = _seeded(activation, range(len(activation)), places, seed)
                 result[row] = walk_back(recording, target, signal, self.rule)
             return
-        size = fitting(memory_budget or SIGNAL_BUDGET, 2 * recording.widest, len(walks))
+        size = fitting(memory_budget or SIGNAL_BUDGET, recording.widest, len(walks))
+        size -= size % BATCH if size > BATCH else 0  # whole vectors of signals
         for picture in range(len(activation)):
 
             def project(start: int, stop: int, picture: int = picture) -> None:
                 places = [places[picture] for _, places in walks[start:stop]]
                 signal = _seeded(activation, [picture] * len(places), places, seed)
-                back = walk_back(recording, target, signal, self.rule, picture)
+                walk = walk_back_together if pays(recording, target, len(signal)) else walk_back
+                back = walk(recording, target, signal, self.rule, picture)
                 for (row, _), one in zip(walks[start:stop], back, strict=True):
                     result[row, picture] = one
 
@@ -489,7 +492,7 @@ def walk_back(
                 signal, choices = signal[:, channels], {"channels": channels}
         elif index in untouched:
             untouched.update(step.inputs)
-        own, chosen = record if picture is None else _of_picture(record, picture), exceptions.get(index, rule)
+        own, chosen = record if picture is None else of_picture(record, picture), exceptions.get(index, rule)
         try:
             back = step.node.reverse(signal, own, chosen, **choices)
         except TypeError as error:
@@ -497,10 +500,3 @@ def walk_back(
         for source, part in zip(step.inputs, back if isinstance(back, tuple) else (back,), strict=True):
             signals[source] = signals[source] + part if source in signals else part
     return signals[PICTURE]
-
-
-def _of_picture(record: Any, picture: int) -> Any:
-    """One picture's part of a record; numbers, which tell of shapes, are the same for all."""
-    if isinstance(record, (tuple, list)):
-        return type(record)(_of_picture(part, picture) for part in record)
-    return record[picture : picture + 1] if hasattr(record, "shape") else record

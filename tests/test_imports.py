@@ -19,7 +19,7 @@ FLOORS = (
     ("traceable_nodes", "functions"),
     ("graph",),
     ("traceable_chain", "recording", "receptive_field"),
-    ("traceable_graph",),
+    ("traceable_graph", "shared_reversal"),
     ("reversal", "incremental"),
     ("desalinet", "occlusion"),
     ("importers", "plotting", "gallery"),
