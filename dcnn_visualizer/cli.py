@@ -101,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         "--percentile", type=float, default=99, help="of the magnitudes; those beyond it are clipped (default: 99)"
     )
 
+    gallery = _command(commands, "gallery", _gallery, "draw what excites each channel most in a folder, and the projections")
+    _add_model(gallery)
+    gallery.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of pictures")
+    gallery.add_argument("--layer", required=True, metavar="PATH", help=f"the layer's path; '{PROGRAM} layers' lists them")
+    gallery.add_argument("--channels", type=int, nargs="+", metavar="N", help="the channels (default: the first 16)")
+    gallery.add_argument("-k", type=int, default=9, metavar="N", help="strongest places for each channel (default: 9)")
+    gallery.add_argument("--method", choices=METHODS, default="deconvnet", help="default: deconvnet")
+    gallery.add_argument("--out", type=_png, required=True, metavar="FILE.png", help="the picture to write")
+
     occlude = _command(commands, "occlude", _occlude, "slide an occluder over a picture and map how a layer changes")
     _add_model(occlude)
     _add_picture(occlude)
@@ -187,6 +196,24 @@ def _project(options: argparse.Namespace) -> None:
     dataset.write_png(options.out, rendering.tile(painted))
     whom = "the whole layer" if not options.index else "index " + "; ".join(map(str, options.index))
     print(f"wrote {options.out}: {METHODS[options.method]} of {options.layer!r}, {whom}")
+
+
+def _gallery(options: argparse.Namespace) -> None:
+    from dcnn_visualizer import dataset, desalinet, files
+    from dcnn_visualizer.gallery import draw, project_top_activations, top_activations
+
+    files.check_writable(options.out)
+    model = _load(options)
+    preprocessing = model.preprocessing
+    folder = dataset.Folder(options.folder, lambda picture: preprocessing(preprocessing.crop(picture)))
+    reversal = getattr(desalinet, METHODS[options.method])(model.chain)
+    top = top_activations(model.chain, folder, options.layer, options.k, options.channels)
+    if options.channels is None:
+        top = top.of_rows(slice(16))
+    drawn = draw(project_top_activations(reversal, folder, top), top, preprocessing.to_pixels, preprocessing.to_rgb)
+    dataset.write_png(options.out, drawn)
+    whom = ", ".join(map(str, top.channels))
+    print(f"wrote {options.out}: {METHODS[options.method]} of {options.layer!r}, the strongest places of channels {whom}")
 
 
 def _occlude(options: argparse.Namespace) -> None:

@@ -49,6 +49,10 @@ class TopActivations:
     pictures: np.ndarray
     places: np.ndarray
 
+    def of_rows(self, rows: slice) -> TopActivations:
+        """The places of some of the channels."""
+        return TopActivations(self.layer, self.channels[rows], self.values[rows], self.pictures[rows], self.places[rows])
+
 
 class Strongest(NamedTuple):
     """One of a channel's strongest places, what it sees, and its projection.
@@ -252,9 +256,31 @@ def gallery(
     if iter(images) is images:
         raise TypeError(f"images must be a collection that can be gone through twice, got {type(images).__name__}")
     top = top_activations(reversal.model, images, layer, k, channels)
+    return draw(project_top_activations(reversal, images, top, seed, memory_budget), top, paint, percentile=percentile)
+
+
+def draw(
+    projections: Iterable[Strongest],
+    top: TopActivations,
+    paint: Callable[[Array], np.ndarray] = rendering.displayable,
+    to_rgb: Callable[[Array], Array] = lambda projection: projection,
+    percentile: float = 99.0,
+) -> np.ndarray:
+    """Lays projections out as :func:`gallery` does.
+
+    Args:
+        projections: What :func:`project_top_activations` gives.
+        top: The places that were projected.
+        paint: As in :func:`gallery`.
+        to_rgb: Brings the colours of a projection (C, H, W) into the order of red, green and blue.
+        percentile: As in :func:`gallery`.
+
+    Returns:
+        As :func:`gallery`.
+    """
     shown: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-    for one in project_top_activations(reversal, images, top, seed, memory_budget):
-        both = paint(one.part), rendering.projection_to_rgb(one.pixels, percentile)
+    for one in projections:
+        both = paint(one.part), rendering.projection_to_rgb(to_rgb(one.pixels), percentile)
         shown[one.row, one.rank] = both[0] * _inside(one), both[1] * _inside(one)
         for picture in shown[one.row, one.rank]:
             picture += 1 - _inside(one)

@@ -83,6 +83,11 @@ class Preprocessing:
         mean, std = (np.broadcast_to(np.asarray(n, np.float32), self.channels)[:, None, None] for n in (self.mean, self.std))
         return (np.asarray(pixels, np.float32) - mean) / std
 
+    def to_pixels(self, x: np.ndarray) -> np.ndarray:
+        """The network's input (C, H, W) as a picture to look at, floats in 0..1 of shape (H, W, 3)."""
+        mean, std = (np.broadcast_to(np.asarray(n, np.float32), self.channels)[:, None, None] for n in (self.mean, self.std))
+        return rendering.displayable(np.clip(self.to_rgb(x * std + mean) / np.float32(255), 0, 1))
+
     def to_rgb(self, projection: np.ndarray) -> np.ndarray:
         """A projection (C, H, W) in the order in which it is drawn."""
         return projection[::-1] if self.colours == "bgr" else projection

@@ -74,6 +74,27 @@ OCCLUDE = ("occlude", "factories:simple", "photo.png", "--size", "32", "--out", 
 
 
 @pytest.mark.usefixtures("workplace")
+class TestGallery:
+    words = ("gallery", "factories:simple", ".", "--size", "32", "--out", "out.png", "--layer", "conv1_mp")
+
+    def test_draws_a_folder(self, capsys):
+        assert cli.main([*self.words, "--channels", "3", "1", "-k", "1", "--mean", "127", "--std", "64"]) == 0
+        # A unit sees 4 x 4 pixels: two blocks of a part and its projection, 4 and 10 apart.
+        drawn = dataset.read_picture("out.png")
+        assert drawn.shape == (4, 2 * (4 + 4 + 4) + 10, 3)
+        printed = capsys.readouterr().out
+        assert printed == "wrote out.png: DeconvNet of 'conv1_mp', the strongest places of channels 3, 1\n"
+        photo = dataset.fit(dataset.read_picture("photo.png"), 32)
+        windows = np.lib.stride_tricks.sliding_window_view(photo, (4, 4, 3)).reshape(-1, 4, 4, 3)
+        assert (np.abs(windows.astype(int) - drawn[:, :4]).max(axis=(1, 2, 3)) <= 1).any()
+
+    def test_errors_take_one_line(self, capsys):
+        assert "no layer 'conv9'" in fails(capsys, *self.words[:-1], "conv9")
+        assert "channels must be in" in fails(capsys, *self.words, "--channels", "99")
+        assert "nowhere" in fails(capsys, "gallery", "factories:simple", "nowhere", *self.words[3:])
+
+
+@pytest.mark.usefixtures("workplace")
 class TestProject:
     def picture(self):
         return dataset.fit(dataset.read_picture("photo.png"), 32)
