@@ -46,7 +46,7 @@ def share(loop: Callable[..., Any], count: int, size: int, *arguments: Any, room
     The calling thread takes parts too, and waits for the others. Loops share nothing else, and never share in turn.
 
     Args:
-        loop: A compiled loop, which must not hold the GIL.
+        loop: A compiled loop or NumPy's, which leave the GIL to others.
         count: Number of items, such as planes.
         size: Values to work on for each item.
         *arguments: What all parts are given.
