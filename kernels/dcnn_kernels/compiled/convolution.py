@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
+from ..reference import convolution as reference
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
@@ -25,6 +26,8 @@ def convolution_2d(
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
+    if kh == kw == groups == 1:  # one product of matrices as they lie, which BLAS does best
+        return reference.convolution_2d(x, W, b, stride, pad, dilate, groups)
     y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
@@ -41,6 +44,8 @@ def transposed_convolution_2d(
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.transposed_convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
+    if kh == kw == groups == 1:
+        return reference.transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
     y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
