@@ -23,6 +23,8 @@ from dcnn_kernels.cuda.settings import engine, precision
 VGG16 = {name: layer[:3] for name, layer in LAYERS.items() if name.startswith("conv")}
 #: Pictures that Chainer's functions are tried on.
 PICTURES = (16, 64, 56, 56)
+#: Rows and columns of the picture that is occluded.
+SIDE = 224
 #: Shares of the peer's rate that an H100 is to reach.
 AIMS = {"memory": 0.85, "transposed": 0.5, "transposed from pooled": 1.0}
 
@@ -280,3 +282,44 @@ def measure_chainer(results: Results) -> None:
         ours, theirs = alternate(accelerated, plain)
         add_rate(results, "accelerate", f"{name} and gradient", data.shape, "float32", "calls/s", 1, ours, "Chainer", theirs)
         results.add("accelerate", configuration=name, measure="relative error norm", value=error, passed=error < 1e-4)
+
+
+def measure_occlusion(results: Results) -> None:
+    """Class scores of VGG16 by incremental occlusion, beside Captum's ``Occlusion`` with cuDNN; both multiply in TF32."""
+    torch = torch_on_device(results, "occlusion")
+    if not torch or optional("captum.attr") is None or optional("dcnn_visualizer.chainer_compat") is None:
+        results.add("occlusion", configuration="torch, Captum or Chainer is not installed: left out")
+        return
+    from captum.attr import Occlusion
+
+    from benchmarks.networks import vgg16
+    from dcnn_visualizer.importers.torch import from_torch
+    from dcnn_visualizer.occlusion import SaliencyVisualizer
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    network, picture = vgg16().cuda(), torch.randn(1, 3, SIDE, SIDE, device="cuda")
+    chain, given = from_torch(network, picture), cupy.from_dlpack(picture)[0]
+    visualizer, last, target = SaliencyVisualizer(chain), chain.layer_names[-1], 7
+    with precision("tf32"), torch.inference_mode():
+        for ksize, stride in ((32, 8), (16, 4)):
+            if seconds_left() < 30:
+                results.add("occlusion", configuration=f"VGG16 {ksize}/{stride}: no time is left")
+                return
+            window, beside = (3, ksize, ksize), (3, ksize, ksize)
+
+            def ours(ksize: int = ksize, stride: int = stride) -> Any:
+                return visualizer.analyze(given, last, ksize, stride, fill=0.0, windows="inside").data[..., target]
+
+            def captums(window: Any = window, beside: Any = beside) -> Any:
+                # For Captum each place costs a run of the network, so the fewest places tell.
+                return Occlusion(network).attribute(picture, window, beside, target=target, perturbations_per_eval=32)
+
+            found, every = ours(), ksize // stride
+            theirs = captums()[0, 0, ::ksize, ::ksize].cpu().numpy()
+            size = max(theirs.shape)
+            error = error_norm(-cupy.asnumpy(found)[::every, ::every][:size, :size], theirs)
+            one, other = alternate(ours, captums)
+            shape, (median, low, high) = f"VGG16 {ksize}/{stride}", (seconds * found.size / theirs.size for seconds in other)
+            places = (results, "occlusion", shape, given.shape, "tf32", "places/s", found.size)
+            add_rate(*places, one, "Captum, by cuDNN", (median, low, high))
+            results.add("occlusion", configuration=shape, measure="relative error norm", value=error, passed=error < 1e-2)

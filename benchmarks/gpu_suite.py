@@ -126,6 +126,7 @@ def main() -> None:
         lambda: gpu_rates.measure_convolutions(results, options.batch),
         lambda: gpu_rates.measure_memory_bound(results, options.batch),
         lambda: gpu_rates.measure_chainer(results),
+        lambda: gpu_rates.measure_occlusion(results),
     )
     for job in jobs:
         try:
