@@ -62,7 +62,18 @@ def test_the_suite_runs_from_end_to_end(tmp_path):
     with (tmp_path / "host-build.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     jobs = {row["job"] for row in rows}
-    assert jobs == {"check", "torch", "cudnn", "front end", "sanitizer", "tests", "convolution", "memory", "accelerate"}
+    assert jobs == {
+        "check",
+        "torch",
+        "cudnn",
+        "front end",
+        "sanitizer",
+        "tests",
+        "convolution",
+        "memory",
+        "accelerate",
+        "occlusion",
+    }
     checked = {row["configuration"].split()[0] for row in rows if row["job"] == "check"}
     assert checked == set(PRIMITIVES) - {"patch_form"}  # which makes no arrays
     for job, configuration in (("memory", "max_pooling_2d ksize=2 mask"), ("convolution", "wide transposed from pooled")):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..reference.im2col import FloatArray
 from .jit import compiled
+from .microkernel import ROWS, VECTOR, VECTORS, sums_of_products
 from .threads import share
 
 #: Pixels of a tile, taps of a filter and outputs that a tile reaches, along each axis.
@@ -38,10 +39,21 @@ INTERPOLATION = np.linalg.inv(_values_at_points(REACH))
 
 
 def evaluate_filters(W: FloatArray) -> FloatArray:
-    """Filters (O, C, 3, 3) at all pairs of points, (36, C, O). Taps are turned round: a convolution layer correlates."""
+    """Filters (O, C, 3, 3) at all pairs of points, (36, panels, C, outputs of a panel).
+
+    A panel's outputs are as many as a block of sums has; the last has zeros in the end. Taps are turned round: a convolution
+    layer correlates.
+    """
     matrix = _values_at_points(TAPS).astype(W.dtype)
     turned = np.ascontiguousarray(W[:, :, ::-1, ::-1].transpose(2, 3, 1, 0))
-    return np.matmul(np.kron(matrix, matrix), turned.reshape(TAPS * TAPS, -1)).reshape(-1, *turned.shape[2:])
+    width = VECTORS * VECTOR // W.itemsize
+    panels = -(-len(W) // width)
+    values = np.zeros((REACH * REACH, panels, W.shape[1], width), W.dtype)
+    at_points = np.matmul(np.kron(matrix, matrix), turned.reshape(TAPS * TAPS, -1)).reshape(-1, *turned.shape[2:])
+    for panel in range(panels):
+        outputs = at_points[..., panel * width : (panel + 1) * width]
+        values[:, panel, :, : outputs.shape[2]] = outputs
+    return values
 
 
 def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArray) -> None:
@@ -50,33 +62,73 @@ def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArr
     Args:
         x: Patches (P, h, w, C), contiguous.
         offsets: int64 (P, 2): row and column in ``y`` of the first output that the patch's first pixel reaches; may be negative.
-        filters: As :func:`evaluate_filters` makes them, (36, C, O).
+        filters: As :func:`evaluate_filters` makes them, (36, panels, C, width).
         y: (P, H, W, O), contiguous. Outputs beyond it are dropped.
     """
     count, h, w, channels = x.shape
     rows, columns = -(-h // TILE), -(-w // TILE)
-    tiles, outgoing = rows * columns, y.shape[3]
+    tiles, (points, panels, _, width) = rows * columns, filters.shape
+    outgoing = panels * width
     if not count * tiles:
         return
     batch = max(1, min(count, max(ROUND, channels * outgoing) // max(channels, outgoing) // tiles))
-    values = np.empty(REACH * REACH * batch * tiles * channels, x.dtype)
-    products = np.empty(REACH * REACH * batch * tiles * outgoing, x.dtype)
+    height = -(-batch * tiles // ROWS) * ROWS
+    values = np.zeros((points, height, channels), x.dtype)
+    products = np.empty((points, height, outgoing), x.dtype)
     evaluation, interpolation = EVALUATION.astype(x.dtype), INTERPOLATION.astype(x.dtype)
+    zeros, lanes = np.zeros(ROWS, x.dtype), in_lanes(y).shape[4]
+    whole = outgoing % lanes == 0
     for first in range(0, count, batch):
         part = slice(first, min(first + batch, count))
         size = part.stop - part.start
-        seen = values[: REACH * REACH * size * tiles * channels].reshape(REACH * REACH, size * tiles, channels)
-        made = products[: REACH * REACH * size * tiles * outgoing].reshape(REACH * REACH, size * tiles, outgoing)
-        work = 4 * tiles * TILE * TILE
-        share(_evaluate, size, work * channels, in_lanes(x[part]), in_lanes(seen), evaluation)
-        np.matmul(seen, filters, out=made)
-        share(_interpolate, size, work * outgoing, in_lanes(made), offsets[part], columns, in_lanes(y[part]), interpolation)
+        share(_evaluate, size, 4 * tiles * TILE * TILE * channels, in_lanes(x[part]), in_lanes(values), evaluation)
+        used = -(-size * tiles // ROWS) * ROWS
+        arrays = values.reshape(-1), filters.reshape(-1), zeros, products.reshape(-1)
+        share(_multiply, points * panels, used * channels * width // 8, *arrays, used, height, channels, panels, width)
+        made = products.reshape(points, height, -1, lanes) if whole else np.ascontiguousarray(products[..., None, : y.shape[3]])
+        share(
+            _interpolate,
+            size,
+            4 * tiles * TILE * TILE * outgoing,
+            made,
+            offsets[part],
+            rows,
+            columns,
+            in_lanes(y[part]),
+            interpolation,
+        )
+
+
+@compiled
+def _multiply(first, last, values, filters, zeros, products, used, height, channels, panels, width):
+    """Products of tiles' and filters' values at a pair of points, for a panel of outputs."""
+    steps = np.arange(channels)
+    for item in range(first, last):
+        point, panel = item // panels, item % panels
+        for row in range(point * height, point * height + used, ROWS):
+            begin, out = item * channels * width, row * panels * width + panel * width
+            sums_of_products(
+                ROWS,
+                VECTORS,
+                values,
+                row * channels,
+                channels,
+                steps,
+                filters,
+                begin,
+                steps * width,
+                zeros,
+                0,
+                products,
+                out,
+                panels * width,
+            )
 
 
 def in_lanes(x: FloatArray) -> FloatArray:
     """The channels, last, as groups of up to :data:`LANES`: groups are equal, so that loops over them have no rest."""
     channels = x.shape[-1]
-    lanes = next((n for n in (LANES, 48, 32, 24, 16) if channels % n == 0), channels)
+    lanes = next((n for n in (LANES, LANES // 2, LANES // 4) if channels % n == 0), channels)
     return x.reshape(*x.shape[:-1], channels // max(1, lanes), lanes)
 
 
@@ -130,10 +182,9 @@ def _evaluate(first, last, x, values, matrix):
 
 
 @compiled
-def _interpolate(first, last, products, offsets, columns, y, matrix):
+def _interpolate(first, last, products, offsets, rows, columns, y, matrix):
     """Adds up what tiles contribute to outputs."""
-    count, height, width, groups, lanes = y.shape
-    rows = products.shape[1] // (count * columns)
+    _, height, width, groups, lanes = y.shape
     half = np.zeros((REACH, REACH, lanes), y.dtype)
     for p in range(first, last):
         for row in range(rows):
