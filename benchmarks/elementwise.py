@@ -7,27 +7,26 @@ is the primitive's rate over the copy's; the primitive pays for the memory of it
 
     python benchmarks/elementwise.py --batch 4 --output benchmarks/results/elementwise.csv
 
-Writes CSV, one row a measured point: times are the median and the 20th and 80th percentile of the repeats.
+Writes CSV as ``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import dcnn_kernels
-from dcnn_kernels.geometry import occlusion_windows
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-MEASURES = ("median_ms", "p20_ms", "p80_ms", "GB_per_s", "copy_GB_per_s", "share")
-FIELDS = ("primitive", "configuration", "shape", "dtype", *MEASURES, "device", "python", "numpy")
+import dcnn_kernels  # noqa: E402
+from benchmarks.runner import Point, arguments, run  # noqa: E402
+from dcnn_kernels.arrays import select_backend  # noqa: E402
+from dcnn_kernels.geometry import occlusion_windows  # noqa: E402
+
 #: Inputs of VGG16's five pooling layers, which are the outputs of its last rectifier at each size.
 STAGES = ((64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28), (512, 14, 14))
 LINEAR = ((4096, 25088), (4096, 4096), (1000, 4096))
@@ -98,55 +97,24 @@ def cases(batch: int, dtype: str) -> Iterator[Case]:
     yield case("occlude", f"{len(places)} windows of 32", x, windows=places, fill=0.0)
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Times a case and a copy in turn; the first round of both is thrown away."""
+def point(case: Case) -> Point:
+    """The case for the runner."""
     result = case.call()
     given = (*case.reads, *case.settings.values(), *(result if isinstance(result, tuple) else (result,)))
     moved = sum(array.nbytes for array in given if isinstance(array, np.ndarray))
-    del result
-    source, target = np.ones((2, moved // 16))
-    rounds = [(seconds(case.call), seconds(lambda: np.copyto(target, source))) for _ in range(repeats + 1)]
-    times, copies = np.array(rounds[1:]).T
-    low, middle, high = np.percentile(times, (20, 50, 80))
-    rate, copy_rate = moved / middle / 1e9, moved / np.median(copies) / 1e9
-    return {
-        "primitive": case.primitive,
-        "configuration": case.configuration,
-        "shape": "x".join(map(str, case.reads[0].shape)),
-        "dtype": str(case.reads[0].dtype),
-        "median_ms": f"{middle * 1e3:.3f}",
-        "p20_ms": f"{low * 1e3:.3f}",
-        "p80_ms": f"{high * 1e3:.3f}",
-        "GB_per_s": f"{rate:.2f}",
-        "copy_GB_per_s": f"{copy_rate:.2f}",
-        "share": f"{rate / copy_rate:.2f}",
-        "device": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
+    x = case.reads[0]
+    shape, module = "x".join(map(str, x.shape)), getattr(dcnn_kernels, case.primitive).__module__.rpartition(".")[2]
+    backend = select_backend(module, None, x=x).__name__.split(".")[1]
+    return Point(case.primitive, case.call, case.configuration, shape, str(x.dtype), backend, nbytes=moved)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, rounds=9)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", default="", help="primitives whose name begins so")
-    parser.add_argument("--output", type=Path, help="a CSV file; standard output by default")
     options = parser.parse_args()
-    with open(options.output, "w", newline="", encoding="utf-8") if options.output else sys.stdout as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        for case in cases(options.batch, options.dtype):
-            if case.primitive.startswith(options.only):
-                writer.writerow(measure(case, options.repeats))
-                file.flush()
+    run((point(case) for case in cases(options.batch, options.dtype) if case.primitive.startswith(options.only)), options)
 
 
 if __name__ == "__main__":
