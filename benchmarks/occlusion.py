@@ -170,14 +170,14 @@ def main() -> None:
     for job in jobs:
         rows.append(measure(*job, options))
         print(" ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in rows[-1].items()))
-    if options.network in (None, "vgg16"):
-        all_channels(options)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with options.output.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+    if options.network in (None, "vgg16"):
+        all_channels(options)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ CONVOLUTIONS = [
     {"channels": (17, 16), "ksize": (3, 3), "pad": ((0, 2), (1, 0))},
     {"channels": (16, 21), "ksize": (3, 3), "pad": 0},
     {"channels": (4, 5), "ksize": (1, 1)},
+    {"channels": (3, 64), "ksize": (1, 1)},
+    {"channels": (2, 128), "ksize": (3, 3), "pad": 1, "stride": 2},
     {"channels": (4, 3), "ksize": (1, 1), "stride": 2},
     {"channels": (2, 3), "ksize": (5, 3), "pad": (2, 1), "stride": (2, 3)},
     {"channels": (3, 2), "ksize": (2, 3), "pad": 2, "dilate": (2, 1)},

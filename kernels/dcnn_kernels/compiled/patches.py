@@ -13,6 +13,8 @@ from ..reference.im2col import FloatArray
 from ..reference.patches import Integers, PatchFilters, channels_first, channels_last, gathering_matrix
 from . import toom_cook
 from .jit import compiled
+from .microkernel import ROWS
+from .row_products import in_panels, multiply_rows, panel_width
 from .threads import share
 
 #: Channels, the fewer of in and out, from which evaluation saves more products than it costs additions.
@@ -112,7 +114,7 @@ def _gather(x: FloatArray, offsets: Integers, filters: PatchFilters, y: FloatArr
     (kh, kw), pixels = filters.ksize, y.shape[1] * y.shape[2]
     as_they_are = filters.ksize == filters.stride == (1, 1) and y.shape[1:3] == x.shape[1:3] and not offsets.any()
     if as_they_are and groups == 1:
-        np.matmul(x.reshape(-1, taken), matrix[0], out=y.reshape(-1, made))
+        _multiply(x.reshape(-1, taken), matrix, filters, y.reshape(-1, made))
         return
     step = max(1, products.TILE_BYTES // (pixels * groups * taken * x.itemsize))
     for first in range(0, len(x), step):
@@ -121,10 +123,20 @@ def _gather(x: FloatArray, offsets: Integers, filters: PatchFilters, y: FloatArr
         work = rows[:, :1].size
         share(_window_rows, part.stop - first, work, x[part], offsets[part], rows, *filters.stride, *filters.dilate)
         if groups == 1:
-            np.matmul(rows.reshape(-1, taken), matrix[0], out=y[part].reshape(-1, made))
+            _multiply(rows.reshape(-1, taken), matrix, filters, y[part].reshape(-1, made))
         else:
             made_rows = np.matmul(rows.reshape(groups, -1, taken), matrix)
             y[part] = made_rows.transpose(1, 0, 2).reshape(y[part].shape)
+
+
+def _multiply(rows: FloatArray, matrix: FloatArray, filters: PatchFilters, products: FloatArray) -> None:
+    """Products of rows and the one matrix, of whole panels without BLAS."""
+    if len(rows) < ROWS or products.shape[1] % panel_width(rows.itemsize):
+        np.matmul(rows, matrix[0], out=products)
+        return
+    if "panels" not in filters.layouts:
+        filters.layouts["panels"] = in_panels(matrix)
+    multiply_rows(rows[None], filters.layouts["panels"], products[None], len(rows))
 
 
 @compiled

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..reference.im2col import FloatArray
 from .jit import compiled
-from .microkernel import ROWS, VECTOR, VECTORS, sums_of_products
+from .microkernel import ROWS
+from .row_products import in_panels, multiply_rows
 from .threads import share
 
 #: Pixels of a tile, taps of a filter and outputs that a tile reaches, along each axis.
@@ -46,14 +47,8 @@ def evaluate_filters(W: FloatArray) -> FloatArray:
     """
     matrix = _values_at_points(TAPS).astype(W.dtype)
     turned = np.ascontiguousarray(W[:, :, ::-1, ::-1].transpose(2, 3, 1, 0))
-    width = VECTORS * VECTOR // W.itemsize
-    panels = -(-len(W) // width)
-    values = np.zeros((REACH * REACH, panels, W.shape[1], width), W.dtype)
     at_points = np.matmul(np.kron(matrix, matrix), turned.reshape(TAPS * TAPS, -1)).reshape(-1, *turned.shape[2:])
-    for panel in range(panels):
-        outputs = at_points[..., panel * width : (panel + 1) * width]
-        values[:, panel, :, : outputs.shape[2]] = outputs
-    return values
+    return in_panels(at_points)
 
 
 def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArray) -> None:
@@ -76,15 +71,14 @@ def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArr
     values = np.zeros((points, height, channels), x.dtype)
     products = np.empty((points, height, outgoing), x.dtype)
     evaluation, interpolation = EVALUATION.astype(x.dtype), INTERPOLATION.astype(x.dtype)
-    zeros, lanes = np.zeros(ROWS, x.dtype), in_lanes(y).shape[4]
+    lanes = in_lanes(y).shape[4]
     whole = outgoing % lanes == 0
     for first in range(0, count, batch):
         part = slice(first, min(first + batch, count))
         size = part.stop - part.start
         share(_evaluate, size, 4 * tiles * TILE * TILE * channels, in_lanes(x[part]), in_lanes(values), evaluation)
         used = -(-size * tiles // ROWS) * ROWS
-        arrays = values.reshape(-1), filters.reshape(-1), zeros, products.reshape(-1)
-        share(_multiply, points * panels, used * channels * width // 8, *arrays, used, height, channels, panels, width)
+        multiply_rows(values, filters, products, used)
         made = products.reshape(points, height, -1, lanes) if whole else np.ascontiguousarray(products[..., None, : y.shape[3]])
         share(
             _interpolate,
@@ -97,32 +91,6 @@ def scatter(x: FloatArray, offsets: np.ndarray, filters: FloatArray, y: FloatArr
             in_lanes(y[part]),
             interpolation,
         )
-
-
-@compiled
-def _multiply(first, last, values, filters, zeros, products, used, height, channels, panels, width):
-    """Products of tiles' and filters' values at a pair of points, for a panel of outputs."""
-    steps = np.arange(channels)
-    for item in range(first, last):
-        point, panel = item // panels, item % panels
-        for row in range(point * height, point * height + used, ROWS):
-            begin, out = item * channels * width, row * panels * width + panel * width
-            sums_of_products(
-                ROWS,
-                VECTORS,
-                values,
-                row * channels,
-                channels,
-                steps,
-                filters,
-                begin,
-                steps * width,
-                zeros,
-                0,
-                products,
-                out,
-                panels * width,
-            )
 
 
 def in_lanes(x: FloatArray) -> FloatArray:
