@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 KEY = ("job", "configuration", "shape", "dtype", "backend", "peer")
 MEASURES = (
     "median_ms", "p20_ms", "p80_ms", "peer_ms", "ratio", "ratio_p20", "ratio_p80", "error",
-    "peak_bytes", "bytes", "flop", "GB_per_s", "copy_GB_per_s", "GFLOP_per_s", "sgemm_GFLOP_per_s", "share",
+    "peak_bytes", "bytes", "flop", "least_flop", "GB_per_s", "copy_GB_per_s", "GFLOP_per_s", "sgemm_GFLOP_per_s", "share",
 )  # fmt: skip
 FIELDS = (*KEY, *MEASURES, "rounds", "threads", "python", "versions", "commit", "time")
 LIBRARIES = ("numpy", "chainer", "numba", "torch", "captum", "onnxruntime")
@@ -53,6 +53,7 @@ class Point(NamedTuple):
         peer, theirs: Whose and what to time beside it; without ``theirs`` the ceilings alone.
         nbytes: Bytes of inputs and outputs, each counted once.
         flop: Additions and multiplications of the plain definition.
+        least_flop: Those of the algorithm that runs, where it makes do with fewer, as Winograd's; 0 where it can't tell.
         tolerance: Largest difference from the peer's result, as a share of its largest value.
     """
 
@@ -66,6 +67,7 @@ class Point(NamedTuple):
     theirs: Callable[[], Any] | None = None
     nbytes: int = 0
     flop: int = 0
+    least_flop: int = 0
     tolerance: float = 1e-4
 
 
@@ -159,6 +161,8 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     if point.flop:
         row |= {"flop": point.flop, "GFLOP_per_s": f"{point.flop / middle / 1e9:.1f}"}
         row["sgemm_GFLOP_per_s"] = f"{point.flop / np.median(arithmetic) / 1e9:.1f}"
+    if point.least_flop:
+        row["least_flop"] = point.least_flop
     if point.nbytes or point.flop:
         row["share"] = f"{np.median(np.fmax(copy, arithmetic) / own):.2f}"
     return row | {"peak_bytes": peak, "rounds": rounds} | facts()

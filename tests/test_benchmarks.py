@@ -19,14 +19,15 @@ def rows(path):
 
 def point(peer=1.0):
     x = np.ones(1000, np.float32)
-    return Point("add", lambda: x + x, shape="1000", peer="plain", theirs=lambda: x + peer, nbytes=8000, flop=1000)
+    return Point("add", lambda: x + x, shape="1000", peer="plain", theirs=lambda: x + peer, nbytes=8000, flop=1000, least_flop=9)
 
 
 def test_a_row_tells_of_the_point_and_of_its_peer(tmp_path):
     run([point()], options(tmp_path / "new" / "points.csv"))
     (row,) = rows(tmp_path / "new" / "points.csv")
     assert [row[name] for name in KEY] == ["add", "", "1000", "float32", "reference", "plain"]
-    assert (row["bytes"], row["flop"], row["rounds"], row["error"]) == ("8000", "1000", "3", "0.0e+00")
+    assert (row["bytes"], row["flop"], row["least_flop"]) == ("8000", "1000", "9")
+    assert (row["rounds"], row["error"]) == ("3", "0.0e+00")
     assert float(row["p20_ms"]) <= float(row["median_ms"]) <= float(row["p80_ms"])
     assert float(row["ratio_p20"]) <= float(row["ratio"]) <= float(row["ratio_p80"])
     assert f"numpy {np.__version__}" in row["versions"]
