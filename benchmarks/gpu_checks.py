@@ -100,7 +100,7 @@ def pooling_cases(normal: Callable[..., np.ndarray], x: np.ndarray, windows: tup
             yield Check("unpooling_2d", f"{mode} {text} mask rectify", (y,), {**given, "mask": mask, "rectify": True})
         pool = {f"pool_{key}": value for key, value in window.items()}
         for masked in (None, mask):
-            given = {**pool, "insize": picture, "pad": 1, "mask": masked, "rectify": masked is not None}
+            given = {**pool, "insize": picture, "pad": 1, "pool_mask": masked, "pool_rectify": masked is not None}
             W, text_of_mask = normal(x.shape[1], 16, 3, 3), f"{text} mask={masked is not None}"
             yield Check("unpooled_transposed_convolution_2d", text_of_mask, (y, switches, W), given)
         for counted in (True, False):
@@ -155,8 +155,12 @@ def convolution_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Itera
         text = f"{'x'.join(map(str, W_shape))} " + " ".join(f"{key}={value}" for key, value in settings.items())
         W, b, c = normal(*W_shape), normal(W_shape[0]), normal(source.shape[1])
         yield Check("convolution_2d", text, (source, W, b), settings)
+        yield Check("convolution_2d", f"{text} z=6", (source, W, b), {**settings, "z": 6.0})
         g = normal(*kernels.convolution_2d(source, W, **settings, backend="reference").shape)
-        yield Check("transposed_convolution_2d", text, (g, W, c), {**settings, "outsize": source.shape[2:]})
+        given = {**settings, "outsize": source.shape[2:]}
+        yield Check("transposed_convolution_2d", text, (g, W, c), given)
+        mask = kernels.relu_mask(source, backend="reference")
+        yield Check("transposed_convolution_2d", f"{text} mask rectify", (g, W, c), {**given, "mask": mask, "rectify": True})
 
 
 def error_norm(got: Any, expected: Any) -> float:

@@ -170,6 +170,14 @@ def check_number(name: str, value: float) -> float:
     return float(value)
 
 
+def check_bound(name: str, value: float) -> float:
+    """Returns the upper bound of a rectifier as a float; raises TypeError unless it is a number, ValueError if not positive."""
+    bound = check_number(name, value)
+    if not bound > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return bound
+
+
 def index_dtype(places: int) -> npt.DTypeLike:
     """The smallest unsigned dtype that numbers ``places`` places: uint8 up to 256, then uint16 and uint32."""
     return np.uint8 if places <= 1 << 8 else np.uint16 if places <= 1 << 16 else np.uint32

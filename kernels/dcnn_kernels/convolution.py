@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import geometry
-from .arrays import Array, check_float, check_mask, check_shape, check_switches, select_backend
+from .arrays import Array, check_bound, check_float, check_mask, check_shape, check_switches, select_backend
 from .dlpack import takes_any_array
 from .geometry import PadLike, Pads, Pair, PairLike
 
@@ -17,10 +17,11 @@ def convolution_2d(
     pad: PadLike = 0,
     dilate: PairLike = 1,
     groups: int = 1,
+    z: float | None = None,
     *,
     backend: str | None = None,
 ) -> Array:
-    """Slides the filters of ``W`` over pictures (a cross-correlation, as in every deep learning library).
+    """Slides the filters of ``W`` over pictures (a cross-correlation, as in every deep learning library), and rectifies.
 
     Args:
         x: Pictures, shape (B, C, H, W'), float32 or float64. B may be 0.
@@ -30,14 +31,17 @@ def convolution_2d(
         pad: Zero padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
         dilate: Step between the taps of a window.
         groups: Number of groups of channels that do not see one another; with as many as channels it is depthwise.
+        z: Upper bound of the rectifier that the result goes through, as in :func:`clipped_relu`, positive; inf for a plain ReLU,
+            None for no rectifier.
         backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
         Shape (B, O, h, w), of x's dtype: C-contiguous, never a view of x.
 
     Raises:
-        TypeError: No arrays, or dtypes that are not floats or differ.
-        ValueError: Wrong ranks or shapes, channels that the groups do not divide, a window larger than the padded picture.
+        TypeError: No arrays, or dtypes that are not floats or differ, or ``z`` is no number.
+        ValueError: Wrong ranks or shapes, channels that the groups do not divide, a window larger than the padded picture, or a
+            ``z`` that is not positive.
         BackendError: The backend can't run on these arrays.
     """
     kernels = select_backend("convolution", backend, x=x, W=W, b=b)
@@ -46,7 +50,7 @@ def convolution_2d(
     _check_signal("x", x, channels, f"W {W.shape} with groups {groups} takes {channels} channels")
     _check_bias(b, filters, x)
     geometry.output_shape(x.shape, *window)
-    return kernels.convolution_2d(x, W, b, *window[1:], groups)
+    return kernels.convolution_2d(x, W, b, *window[1:], groups, None if z is None else check_bound("z", z))
 
 
 @takes_any_array
@@ -59,13 +63,16 @@ def transposed_convolution_2d(
     dilate: PairLike = 1,
     groups: int = 1,
     outsize: PairLike | None = None,
+    mask: Array | None = None,
+    rectify: bool = False,
     *,
     backend: str | None = None,
 ) -> Array:
     """The adjoint of :func:`convolution_2d` with the same ``W``, stride, pad, dilate and groups.
 
     DeconvNet calls it filtering with transposed filters (Zeiler and Fergus, 2014, section 2.1); it is also the gradient of
-    the convolution with respect to its input.
+    the convolution with respect to its input. What is made goes on through the ReLU before the convolution, as through
+    :func:`relu_reverse`, by ``mask`` and ``rectify``.
 
     Args:
         x: Signal at the convolution's output, shape (B, O, h, w), float32 or float64. B may be 0.
@@ -76,23 +83,28 @@ def transposed_convolution_2d(
         dilate: Step between the taps of a window.
         groups: Number of groups of channels that do not see one another.
         outsize: (H, W') of the result, one of those from which the convolution makes (h, w); None is the smallest of them.
+        mask: What :func:`relu_mask` made of the convolution's input, uint8 (B, ceil(C H W' / 8)): where its bit isn't set, the
+            result becomes 0. None to ignore the sign.
+        rectify: Whether negative values of the result become 0.
         backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
         Shape (B, C, H, W'), of x's dtype: C-contiguous, never a view of x.
 
     Raises:
-        TypeError: No arrays, or dtypes that are not floats or differ.
+        TypeError: No arrays, or dtypes that are not floats or differ, or a mask of another dtype.
         ValueError: Wrong ranks or shapes, channels that the groups do not divide, an ``outsize`` that does not fit.
         BackendError: The backend can't run on these arrays.
     """
-    kernels = select_backend("convolution", backend, x=x, W=W, b=b)
+    kernels = select_backend("convolution", backend, x=x, W=W, b=b, mask=mask)
     window, groups = _check(x, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
     _check_signal("x", x, filters, f"one for each filter of W {W.shape}")
     _check_bias(b, channels, x)
     size = _outsize(x.shape[2:], window, None if outsize is None else geometry.pair("outsize", outsize))
-    return kernels.transposed_convolution_2d(x, W, b, *window[1:], groups, size)
+    if mask is not None:
+        check_mask("mask", mask, (len(x), channels, *size))
+    return kernels.transposed_convolution_2d(x, W, b, *window[1:], groups, size, mask, bool(rectify))
 
 
 @takes_any_array
@@ -104,6 +116,8 @@ def unpooled_transposed_convolution_2d(
     pool_ksize: PairLike,
     pool_stride: PairLike | None = None,
     pool_pad: PadLike = 0,
+    pool_mask: Array | None = None,
+    pool_rectify: bool = False,
     b: Array | None = None,
     stride: PairLike = 1,
     pad: PadLike = 0,
@@ -117,7 +131,8 @@ def unpooled_transposed_convolution_2d(
 ) -> Array:
     """Unpools a signal by its switches, and takes it on through a transposed convolution: two of a DeconvNet's steps in one.
 
-    The result is that of :func:`unpooling_2d`, to ``insize``, followed by :func:`transposed_convolution_2d`. On CUDA the
+    The result is that of :func:`unpooling_2d`, to ``insize`` with ``pool_mask`` and ``pool_rectify``, followed by
+    :func:`transposed_convolution_2d`. On CUDA the
     convolution reads the pooled signal and the switches, and the unpooled signal, several times as large, is never written.
 
     Args:
@@ -128,15 +143,18 @@ def unpooled_transposed_convolution_2d(
         pool_ksize: Rows and columns of the pooling's window.
         pool_stride: Step between the pooling's windows; None for ``pool_ksize``.
         pool_pad: The pooling's padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
+        pool_mask: What :func:`relu_mask` made of the picture that was pooled, uint8 (B, ceil(O rows columns / 8)): where its bit
+            isn't set, the unpooled signal becomes 0. None to ignore the sign.
+        pool_rectify: Whether negative values of the unpooled signal become 0.
         b: Bias, shape (C,), of g's dtype, or None.
         stride: Step between the convolution's windows.
         pad: The convolution's padding: an integer, (rows, columns) or ((top, bottom), (left, right)).
         dilate: Step between the taps of a window.
         groups: Number of groups of channels that do not see one another.
         outsize: (H, W') of the result, one of those from which the convolution makes ``insize``; None is the smallest of them.
-        mask: What :func:`relu_mask` made of the picture that was pooled, uint8: where its bit isn't set, the unpooled signal
-            becomes 0. None to ignore the sign.
-        rectify: Whether negative values of the unpooled signal become 0.
+        mask: What :func:`relu_mask` made of the convolution's input, uint8 (B, ceil(C H W' / 8)): where its bit isn't set, the
+            result becomes 0. None to ignore the sign.
+        rectify: Whether negative values of the result become 0.
         backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
@@ -147,7 +165,7 @@ def unpooled_transposed_convolution_2d(
         ValueError: Wrong ranks or shapes, channels that the groups do not divide, an ``outsize`` that does not fit.
         BackendError: The backend can't run on these arrays.
     """
-    kernels = select_backend("convolution", backend, g=g, switches=switches, W=W, b=b, mask=mask)
+    kernels = select_backend("convolution", backend, g=g, switches=switches, W=W, pool_mask=pool_mask, b=b, mask=mask)
     check_float("g", g, 4)
     window, groups = _check(g, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
@@ -158,12 +176,13 @@ def unpooled_transposed_convolution_2d(
     padding = geometry.pads(pool_pad)
     geometry.check_window_counts("g", g.shape, "insize", picture, ksize, step, padding)
     check_switches(switches, g, ksize)
-    if mask is not None:
-        check_mask("mask", mask, (*g.shape[:2], *picture))
+    if pool_mask is not None:
+        check_mask("pool_mask", pool_mask, (*g.shape[:2], *picture))
     size = _outsize(picture, window, None if outsize is None else geometry.pair("outsize", outsize))
-    return kernels.unpooled_transposed_convolution_2d(
-        g, switches, W, picture, ksize, step, padding, b, *window[1:], groups, size, mask, bool(rectify)
-    )
+    if mask is not None:
+        check_mask("mask", mask, (len(g), channels, *size))
+    pooling = picture, ksize, step, padding, pool_mask, bool(pool_rectify)
+    return kernels.unpooled_transposed_convolution_2d(g, switches, W, *pooling, b, *window[1:], groups, size, mask, bool(rectify))
 
 
 def _check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-from dcnn_kernels.arrays import Array, check_float, check_mask, check_number, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_bound, check_float, check_mask, check_number, check_shape, select_backend
 from dcnn_kernels.dlpack import takes_any_array
 
 #: Rectifiers work on each element, so any rank with a batch axis will do.
@@ -51,7 +51,7 @@ def clipped_relu(x: Array, z: float = 6.0, *, backend: str | None = None) -> Arr
     """
     run = select_backend("relu", backend, x=x).clipped_relu
     check_float("x", x, RANKS)
-    return run(x, _bound(z))
+    return run(x, check_bound("z", z))
 
 
 @takes_any_array
@@ -121,7 +121,7 @@ def relu_mask(x: Array, z: float = math.inf, *, backend: str | None = None) -> A
     """
     run = select_backend("relu", backend, x=x).relu_mask
     check_float("x", x, RANKS)
-    return run(x, _bound(z))
+    return run(x, check_bound("z", z))
 
 
 @takes_any_array
@@ -166,13 +166,6 @@ def relu_reverse(
     if mask is not None:
         check_mask("mask", mask, g.shape)
     return run(g, mask, bool(rectify), slope)
-
-
-def _bound(z: float) -> float:
-    bound = check_number("z", z)
-    if not bound > 0:
-        raise ValueError(f"z must be positive, got {z}")
-    return bound
 
 
 def _check_slope(name: str, slope: Array, x: Array) -> None:

@@ -76,7 +76,7 @@ with mock.patch.object(convolution, "launch", lambda file, name, *rest: names.ad
             kernels.convolution_2d(x, W, pad=1)
             kernels.transposed_convolution_2d(g, W, pad=1)
             for masked in (None, mask):
-                kernels.unpooled_transposed_convolution_2d(pooled, switches, W, (size, size), 2, pad=1, mask=masked)
+                kernels.unpooled_transposed_convolution_2d(pooled, switches, W, (size, size), 2, pad=1, pool_mask=masked)
 print(json.dumps(sorted(names)))
 """
 

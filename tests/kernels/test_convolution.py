@@ -91,6 +91,61 @@ def test_both_directions_are_the_oracles_whatever_the_layout(layout, seed):
     )
 
 
+def gate_of(mask, shape):
+    """The bits of a mask, as the oracle takes them."""
+    count = int(np.prod(shape[1:]))
+    return None if mask is None else np.unpackbits(mask, axis=1, count=count, bitorder="little").astype(bool).reshape(shape)
+
+
+gates = pytest.mark.parametrize(("masked", "rectify"), [(False, False), (True, False), (False, True), (True, True)])
+
+
+@dtypes
+@pytest.mark.parametrize("z", [np.inf, 0.5])
+@convolutions
+def test_what_is_rectified_on_the_way_is_the_oracles(shape, W_shape, stride, pad, dilate, groups, z, dtype):
+    x, W, _, b, _ = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
+    how = (stride, pad, dilate, groups)
+    y = kernels.convolution_2d(x, W, b, *how, z)
+    assert_close(y, oracle.clipped_relu(oracle.convolution_2d(x, W, b, *how), z))
+    assert y.dtype == dtype
+    assert y.flags.c_contiguous
+
+
+@dtypes
+@gates
+@convolutions
+def test_the_way_back_through_the_rectifier_before_is_the_oracles(
+    shape, W_shape, stride, pad, dilate, groups, masked, rectify, dtype
+):
+    x, W, g, _, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
+    how, mask = (stride, pad, dilate, groups), oracle.relu_mask(x) if masked else None
+    back = kernels.transposed_convolution_2d(g, W, c, *how, shape, mask, rectify)
+    expected = oracle.transposed_convolution_2d(g, W, c, *how, shape)
+    assert_close(back, oracle.relu_reverse(expected, gate_of(mask, x.shape), rectify))
+    assert back.dtype == dtype
+    assert back.flags.c_contiguous
+
+
+@given(layouts(), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_rectifiers_on_the_way_are_the_oracles_whatever_the_layout(layout, masked, rectify, seed):
+    x, W, g, b, c = arrays(seed, *layout)
+    y = kernels.convolution_2d(x, W, b, *layout[2:], 0.5)
+    assert_close(y, oracle.clipped_relu(oracle.convolution_2d(x, W, b, *layout[2:]), 0.5))
+    mask = oracle.relu_mask(x) if masked else None
+    back = kernels.transposed_convolution_2d(g, W, c, *layout[2:], layout[0], mask, rectify)
+    expected = oracle.transposed_convolution_2d(g, W, c, *layout[2:], layout[0])
+    assert_close(back, oracle.relu_reverse(expected, gate_of(mask, x.shape), rectify))
+
+
+def test_rectifiers_on_the_way_stop_infinite_signals_and_let_nan_pass():
+    x, W = np.array([np.inf, -np.inf, np.nan]) * np.ones((1, 1, 3, 1)), np.ones((1, 1, 1, 1))
+    nowhere = np.zeros((1, 2), np.uint8)
+    np.testing.assert_array_equal(kernels.transposed_convolution_2d(x, W, mask=nowhere), np.zeros(x.shape))
+    np.testing.assert_array_equal(kernels.transposed_convolution_2d(x, W, rectify=True), np.maximum(x, 0))
+    np.testing.assert_array_equal(kernels.convolution_2d(x, W, z=6.0), oracle.clipped_relu(x, 6.0))
+
+
 @given(layouts(), st.integers(0, 99))
 def test_the_directions_are_adjoint_and_linear(layout, seed):
     x, W, g, _, _ = arrays(seed, *layout)
@@ -146,7 +201,10 @@ def test_calls(shape, W_shape, stride, pad, dilate, groups, dtype):
     x, W, g, b, c = arrays(0, shape, W_shape, stride, pad, dilate, groups, dtype=dtype)
     how = (stride, pad, dilate, groups)
     check_calls(lambda x, W, b: kernels.convolution_2d(x, W, b, *how), x, W, b)
+    check_calls(lambda x, W, b: kernels.convolution_2d(x, W, b, *how, 0.5), x, W, b)
     check_calls(lambda g, W, c: kernels.transposed_convolution_2d(g, W, c, *how, shape), g, W, c)
+    back = kernels.transposed_convolution_2d
+    check_calls(lambda g, m, W, c: back(g, W, c, *how, shape, m, True), g, oracle.relu_mask(x), W, c, batched=2)
     assert kernels.transposed_convolution_2d(g, W, None, *how).shape[:2] == x.shape[:2]
 
 
@@ -219,6 +277,14 @@ forward, backward = kernels.convolution_2d, kernels.transposed_convolution_2d
         (lambda: forward(x, W, stride=0), ValueError, "stride must be at least 1, got 0"),
         (lambda: forward(x, W, pad=-1), ValueError, "pad must be at least 0, got -1"),
         (lambda: forward(x, W, dilate=0), ValueError, "dilate must be at least 1, got 0"),
+        (lambda: forward(x, W, z=0), ValueError, "z must be positive, got 0"),
+        (lambda: forward(x, W, z="6"), TypeError, "z must be a number, got '6'"),
+        (
+            lambda: backward(g, W, None, 2, 1, outsize=(6, 7), mask=np.zeros((2, 15), np.uint8)),
+            ValueError,
+            r"mask must have shape \(2, 16\), got \(2, 15\)",
+        ),
+        (lambda: backward(g, W, mask=np.zeros((2, 16), bool)), TypeError, "mask must be of dtype uint8, .* got bool"),
         (lambda: forward(list(x), W), TypeError, "x: expected a numpy.ndarray or a cupy.ndarray, got builtins.list"),
     ],
 )
@@ -240,7 +306,6 @@ POOLINGS = {
     "windows of more than 256 places": ((17, 16), (6, 5), ((8, 8), (8, 8)), True),
 }
 poolings = pytest.mark.parametrize(("ksize", "step", "padding", "cover_all"), POOLINGS.values(), ids=POOLINGS)
-gates = pytest.mark.parametrize(("masked", "rectify"), [(False, False), (True, False), (False, True), (True, True)])
 
 
 def unpooled(seed, shape, ksize, step, padding, cover_all, batch=2, channels=4, dtype=np.float64):
@@ -250,13 +315,12 @@ def unpooled(seed, shape, ksize, step, padding, cover_all, batch=2, channels=4, 
     return normal(seed + 1, switches.shape, dtype), switches.astype(index_dtype(ksize[0] * ksize[1])), oracle.relu_mask(pictures)
 
 
-def in_two_steps(g, switches, W, shape, pooling, b, how, outsize, mask=None, rectify=False):
+def in_two_steps(g, switches, W, shape, pooling, pool_mask, pool_rectify, b, how, outsize, mask=None, rectify=False):
     """What unpooled_transposed_convolution_2d is defined as."""
     x = oracle.unpooling_2d(g, shape, *pooling, switches)
-    gate = None
-    if mask is not None:
-        gate = np.unpackbits(mask, axis=1, count=x[0].size, bitorder="little").astype(bool).reshape(x.shape)
-    return oracle.transposed_convolution_2d(oracle.relu_reverse(x, gate, rectify), W, b, *how, outsize)
+    x = oracle.relu_reverse(x, gate_of(pool_mask, x.shape), pool_rectify)
+    y = oracle.transposed_convolution_2d(x, W, b, *how, outsize)
+    return oracle.relu_reverse(y, gate_of(mask, y.shape), rectify)
 
 
 @dtypes
@@ -264,12 +328,13 @@ def in_two_steps(g, switches, W, shape, pooling, b, how, outsize, mask=None, rec
 @poolings
 def test_unpooling_on_the_way_is_the_oracles(ksize, step, padding, cover_all, masked, rectify, dtype):
     shape, how = (9, 8), ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    g, switches, mask = unpooled(0, shape, ksize, step, padding, cover_all, dtype=dtype)
-    mask = mask if masked else None
+    g, switches, pool_mask = unpooled(0, shape, ksize, step, padding, cover_all, dtype=dtype)
     W, b = normal(2, (4, 3, 3, 3), dtype) / 6, normal(3, (3,), dtype)
-    y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, ksize, step, padding, b, *how, None, mask, rectify)
-    expected = in_two_steps(g, switches, W, shape, (ksize, step, padding), b, how, shape, mask, rectify)
-    assert_close(y, expected)
+    # The ReLU before the convolution is gone through by the other rule.
+    gate, mask = pool_mask if masked else None, None if masked else oracle.relu_mask(normal(4, (2, 3, *shape)))
+    pooling, run = (ksize, step, padding), kernels.unpooled_transposed_convolution_2d
+    y = run(g, switches, W, shape, *pooling, gate, rectify, b, *how, None, mask, not rectify)
+    assert_close(y, in_two_steps(g, switches, W, shape, pooling, gate, rectify, b, how, shape, mask, not rectify))
     assert y.dtype == dtype
     assert y.flags.c_contiguous
 
@@ -280,9 +345,9 @@ def test_unpooling_on_the_way_is_the_oracles_whatever_the_layout(layout, pooling
     shape = geometry.output_shape(outsize, W_shape[2:], *how[:3])
     assume(all(shape[n] + sum(pooling[2][n]) >= pooling[0][n] for n in range(2)))
     g, switches, mask = unpooled(seed, shape, *pooling, channels=W_shape[0])
-    W, mask = normal(seed + 2, W_shape) / 4, mask if masked else None
-    y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, *pooling[:3], None, *how, outsize, mask, rectify)
-    assert_close(y, in_two_steps(g, switches, W, shape, pooling[:3], None, how, outsize, mask, rectify))
+    W, mask, run = normal(seed + 2, W_shape) / 4, mask if masked else None, kernels.unpooled_transposed_convolution_2d
+    y = run(g, switches, W, shape, *pooling[:3], mask, rectify, None, *how, outsize)
+    assert_close(y, in_two_steps(g, switches, W, shape, pooling[:3], mask, rectify, None, how, outsize))
 
 
 @poolings
@@ -290,8 +355,11 @@ def test_calls_of_unpooling_on_the_way(ksize, step, padding, cover_all):
     shape, W, b = (9, 8), normal(2, (4, 3, 3, 3)), normal(3, (3,))
     g, switches, mask = unpooled(0, shape, ksize, step, padding, cover_all)
     run = kernels.unpooled_transposed_convolution_2d
-    check_calls(lambda g, s, W, b: run(g, s, W, shape, ksize, step, padding, b, 1, 1), g, switches, W, b, batched=2)
-    check_calls(lambda g, s, m, W: run(g, s, W, shape, ksize, step, padding, mask=m), g, switches, mask, W, batched=3)
+    how = (shape, ksize, step, padding)
+    check_calls(lambda g, s, W, b: run(g, s, W, *how, b=b, pad=1), g, switches, W, b, batched=2)
+    check_calls(lambda g, s, m, W: run(g, s, W, *how, pool_mask=m), g, switches, mask, W, batched=3)
+    before = oracle.relu_mask(normal(4, (2, 3, *shape)))
+    check_calls(lambda g, s, m, W: run(g, s, W, *how, pad=1, mask=m, rectify=True), g, switches, before, W, batched=3)
 
 
 def unpool(**changes):
@@ -318,7 +386,8 @@ def unpool(**changes):
             ValueError,
             r"switches must have shape \(1, 4, 3, 3\), got \(1, 4, 3, 2\)",
         ),
-        ({"mask": np.zeros((1, 17), np.uint8)}, ValueError, r"mask must have shape \(1, 18\), got \(1, 17\)"),
+        ({"pool_mask": np.zeros((1, 17), np.uint8)}, ValueError, r"pool_mask must have shape \(1, 18\), got \(1, 17\)"),
+        ({"mask": np.zeros((1, 17), np.uint8)}, ValueError, r"mask must have shape \(1, 16\), got \(1, 17\)"),
         ({"outsize": (9, 8)}, ValueError, r"outsize must have 8 rows .* 6 windows .* got 9"),
     ],
 )
@@ -415,7 +484,7 @@ def test_every_tile(way, tile, monkeypatch, launched):
         g, switches, mask = unpooled(0, shape, *pooling, batch, filters, dtype)
         W, b = (normal(2, (filters, channels, 3, 3)) / np.sqrt(filters * 9)).astype(dtype), normal(3, (channels,), dtype)
         with settings.precision(precision):
-            y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, *pooling[:3], b, *how, None, mask, True)
+            y = kernels.unpooled_transposed_convolution_2d(g, switches, W, shape, *pooling[:3], mask, True, b, *how)
         x = reference.unpooling_2d(g.astype(np.float64), shape, *pooling[:3], switches, mask=mask, rectify=True)
         x = factor(x.astype(dtype)).astype(np.float64)
         expected = reference.transposed_convolution_2d(x, factor(W).astype(np.float64), b.astype(np.float64), *how)

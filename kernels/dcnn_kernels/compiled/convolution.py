@@ -10,7 +10,7 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference import convolution as reference
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
-from ..reference.relu import Mask
+from ..reference.relu import Mask, clipped_relu, relu_reverse
 from . import winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
@@ -22,36 +22,52 @@ TILE, FILTER, TILED = 1800, 6000, 1.2
 
 
 def convolution_2d(
-    x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int
+    x: FloatArray,
+    W: FloatArray,
+    b: FloatArray | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    z: float | None,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
     if kh == kw == groups == 1:  # one product of matrices as they lie, which BLAS does best
-        return reference.convolution_2d(x, W, b, stride, pad, dilate, groups)
+        return reference.convolution_2d(x, W, b, stride, pad, dilate, groups, z)
     y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), turned=False)
-        return y
+        return y if z is None else clipped_relu(y, z)
     taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
     multiply(y, x, filters, taps, stride)
-    return y
+    return y if z is None else clipped_relu(y, z)
 
 
 def transposed_convolution_2d(
-    x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+    x: FloatArray,
+    W: FloatArray,
+    b: FloatArray | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    outsize: Pair,
+    mask: Mask | None,
+    rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.transposed_convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
     if kh == kw == groups == 1:
-        return reference.transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+        return reference.transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
     y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), turned=True)
-        return y
+        return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
     for phase in np.ndindex(*(min(pair) for pair in zip(stride, outsize, strict=True))):
         taps = []
@@ -64,7 +80,7 @@ def transposed_convolution_2d(
             multiply(part, x, filters, taps, (1, 1))
         else:
             part[...] = bias[:, None, None]
-    return y
+    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
 
 
 def unpooled_transposed_convolution_2d(
@@ -75,6 +91,8 @@ def unpooled_transposed_convolution_2d(
     pool_ksize: Pair,
     pool_stride: Pair,
     pool_pad: Pads,
+    pool_mask: Mask | None,
+    pool_rectify: bool,
     b: FloatArray | None,
     stride: Pair,
     pad: Pads,
@@ -85,8 +103,8 @@ def unpooled_transposed_convolution_2d(
     rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.unpooled_transposed_convolution_2d`."""
-    x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
-    return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+    x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", pool_mask, pool_rectify)
+    return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
 
 
 def _is_cheaper(filters: Filters, y: FloatArray) -> bool:

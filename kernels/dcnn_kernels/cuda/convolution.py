@@ -15,6 +15,7 @@ from dcnn_kernels.arrays import Array, BackendError
 from dcnn_kernels.cuda import cudnn
 from dcnn_kernels.cuda.launch import ctype, index_type, launch
 from dcnn_kernels.cuda.pooling import unpooling_2d
+from dcnn_kernels.cuda.relu import clipped_relu, relu_reverse
 from dcnn_kernels.cuda.settings import current_engine, current_precision
 from dcnn_kernels.geometry import Pads, Pair, output_shape
 
@@ -150,18 +151,29 @@ class _Math(NamedTuple):
     pooled_words: int
 
 
-def convolution_2d(x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int) -> Array:
+def convolution_2d(
+    x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, z: float | None
+) -> Array:
     """See :func:`dcnn_kernels.convolution_2d`."""
     y = cupy.empty((len(x), len(W), *output_shape(x.shape, W.shape[2:], stride, pad, dilate)), x.dtype)
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(True, source.size, y.shape[2:], W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.convolution_2d, stride=stride, pad=pad, dilate=dilate)
     _sum_products(source, W, b, y, layouts, by_cudnn)
-    return y
+    return y if z is None else clipped_relu(y, z)
 
 
 def transposed_convolution_2d(
-    x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+    x: Array,
+    W: Array,
+    b: Array | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    outsize: Pair,
+    mask: Array | None,
+    rectify: bool,
 ) -> Array:
     """See :func:`dcnn_kernels.transposed_convolution_2d`."""
     y = cupy.empty((len(x), groups * W.shape[1], *outsize), x.dtype)
@@ -169,7 +181,7 @@ def transposed_convolution_2d(
     layouts = _layouts(False, source.size, outsize, W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.transposed_convolution_2d, stride=stride, pad=pad, dilate=dilate)
     _sum_products(source, W, b, y, layouts, by_cudnn)
-    return y
+    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
 
 
 def unpooled_transposed_convolution_2d(
@@ -180,6 +192,8 @@ def unpooled_transposed_convolution_2d(
     pool_ksize: Pair,
     pool_stride: Pair,
     pool_pad: Pads,
+    pool_mask: Array | None,
+    pool_rectify: bool,
     b: Array | None,
     stride: Pair,
     pad: Pads,
@@ -191,14 +205,14 @@ def unpooled_transposed_convolution_2d(
 ) -> Array:
     """See :func:`dcnn_kernels.unpooled_transposed_convolution_2d`."""
     if current_engine() == "cudnn":
-        x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
-        return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+        x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", pool_mask, pool_rectify)
+        return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
     y = cupy.empty((len(g), groups * W.shape[1], *outsize), g.dtype)
-    pooling = _Pooling(g.shape[2:], pool_ksize, pool_stride, pool_pad, rectify)
+    pooling = _Pooling(g.shape[2:], pool_ksize, pool_stride, pool_pad, pool_rectify)
     g, switches = cupy.ascontiguousarray(g), cupy.ascontiguousarray(switches)
-    source = _Source(g, insize, switches, None if mask is None else cupy.ascontiguousarray(mask), pooling)
+    source = _Source(g, insize, switches, None if pool_mask is None else cupy.ascontiguousarray(pool_mask), pooling)
     _sum_products(source, W, b, y, _layouts(False, insize, outsize, W.shape, stride, pad, dilate, groups, pooling))
-    return y
+    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
 
 
 def _struct(dtype: np.dtype[np.void], **fields: Any) -> np.void:

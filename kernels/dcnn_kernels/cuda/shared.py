@@ -8,7 +8,6 @@ from ..arrays import Array
 from ..geometry import Pads, Pair
 from .convolution import transposed_convolution_2d
 from .pooling import unpooling_2d
-from .relu import relu_reverse
 
 
 def shared_transposed_convolution_2d(
@@ -23,9 +22,10 @@ def shared_transposed_convolution_2d(
     rectify: bool,
 ) -> Array:
     """See :func:`dcnn_kernels.shared_transposed_convolution_2d`."""
-    y = transposed_convolution_2d(g.transpose(3, 2, 0, 1), W, None, stride, pad, dilate, groups, outsize)
-    shared = None if mask is None else cupy.broadcast_to(mask, (len(y), mask.shape[1]))
-    return cupy.ascontiguousarray(relu_reverse(y, shared, rectify, 0.0).transpose(2, 3, 1, 0))
+    x = g.transpose(3, 2, 0, 1)
+    shared = None if mask is None else cupy.broadcast_to(mask, (len(x), mask.shape[1]))
+    y = transposed_convolution_2d(x, W, None, stride, pad, dilate, groups, outsize, shared, rectify)
+    return cupy.ascontiguousarray(y.transpose(2, 3, 1, 0))
 
 
 def shared_unpooling_2d(

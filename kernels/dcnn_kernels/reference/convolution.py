@@ -18,7 +18,7 @@ import numpy as np
 from ..geometry import Pads, Pair, output_shape
 from .im2col import IDLE, Axis, FloatArray, col2im, im2col, is_idle
 from .pooling import Switches, unpooling_2d
-from .relu import Mask
+from .relu import Mask, clipped_relu, relu_reverse
 
 #: Bytes written out at a time. Fewer, and the matrix product becomes too narrow; more, and they leave the cache.
 TILE_BYTES = 8 << 20
@@ -45,23 +45,39 @@ class Plan(NamedTuple):
 
 
 def convolution_2d(
-    x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int
+    x: FloatArray,
+    W: FloatArray,
+    b: FloatArray | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    z: float | None,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     ksize = (W.shape[2], W.shape[3])
     y = np.empty((len(x), len(W), *output_shape(x.shape, ksize, stride, pad, dilate)), x.dtype)
     _fill(y, x, _grouped(W, groups), b, _plans(True, ksize, stride, pad, dilate))
-    return y
+    return y if z is None else clipped_relu(y, z)
 
 
 def transposed_convolution_2d(
-    x: FloatArray, W: FloatArray, b: FloatArray | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, outsize: Pair
+    x: FloatArray,
+    W: FloatArray,
+    b: FloatArray | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    outsize: Pair,
+    mask: Mask | None,
+    rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.transposed_convolution_2d`."""
     ksize = (W.shape[2], W.shape[3])
     y = np.empty((len(x), groups * W.shape[1], *outsize), x.dtype)
     _fill(y, x, _grouped(W, groups).swapaxes(1, 2), b, _plans(False, ksize, stride, pad, dilate))
-    return y
+    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
 
 
 def unpooled_transposed_convolution_2d(
@@ -72,6 +88,8 @@ def unpooled_transposed_convolution_2d(
     pool_ksize: Pair,
     pool_stride: Pair,
     pool_pad: Pads,
+    pool_mask: Mask | None,
+    pool_rectify: bool,
     b: FloatArray | None,
     stride: Pair,
     pad: Pads,
@@ -82,8 +100,8 @@ def unpooled_transposed_convolution_2d(
     rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.unpooled_transposed_convolution_2d`."""
-    x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", mask, rectify)
-    return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize)
+    x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", pool_mask, pool_rectify)
+    return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
 
 
 def _grouped(W: FloatArray, groups: int) -> FloatArray:

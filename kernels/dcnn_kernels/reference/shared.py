@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..geometry import Pads, Pair
 from .convolution import transposed_convolution_2d
 from .pooling import Switches, unpooling_2d
-from .relu import Mask, relu_reverse
+from .relu import Mask
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -25,9 +25,10 @@ def shared_transposed_convolution_2d(
     rectify: bool,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.shared_transposed_convolution_2d`."""
-    y = transposed_convolution_2d(g.transpose(3, 2, 0, 1), W, None, stride, pad, dilate, groups, outsize)
-    shared = None if mask is None else np.broadcast_to(mask, (len(y), mask.shape[1]))
-    return np.ascontiguousarray(relu_reverse(y, shared, rectify, 0.0).transpose(2, 3, 1, 0))
+    x = g.transpose(3, 2, 0, 1)
+    shared = None if mask is None else np.broadcast_to(mask, (len(x), mask.shape[1]))
+    y = transposed_convolution_2d(x, W, None, stride, pad, dilate, groups, outsize, shared, rectify)
+    return np.ascontiguousarray(y.transpose(2, 3, 1, 0))
 
 
 def shared_unpooling_2d(
