@@ -1,17 +1,16 @@
 """How time and memory of ours grow: with the picture, the batch, the channels, the places of the occluder, and the layers.
 
-Networks are small: convolutions of 3x3 with a rectifier each, and a max-pooling after the first. Each call gets another picture
-than the one before, so that each runs its forward pass. Points of one job and work differ in one number only, the last word of
-their configuration; ``benchmarks/report.py`` draws them and puts the slope that is measured beside the one that is expected.
+Networks are small: convolutions of 3x3 with a rectifier each, and a max-pooling after the first. Points of one job and work
+differ in one number only, the last word of their configuration; ``benchmarks/report.py`` draws them and puts the slope that is
+measured beside the one that is expected.
 
     python benchmarks/growth.py
 
-Takes about a minute. Writes CSV as ``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
+Takes about three minutes. Writes CSV as ``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import dcnn_visualizer.traceable_nodes as tn  # noqa: E402
-from benchmarks.runner import Point, arguments, run  # noqa: E402
-from dcnn_kernels.arrays import select_backend  # noqa: E402
+from benchmarks.runner import Point, Work, arguments, backend, run  # noqa: E402
 from dcnn_visualizer.desalinet import DeSaliNet  # noqa: E402
 from dcnn_visualizer.occlusion import SaliencyVisualizer  # noqa: E402
 from dcnn_visualizer.traceable_chain import TraceableChain  # noqa: E402
 
-Call = Callable[[], Any]
 WIDTH, SIDE, LAYERS, WINDOW = 32, 96, 4, 12
 
 
@@ -42,7 +39,7 @@ class Growth(NamedTuple):
         sizes: Of what grows, in rising order.
         time, memory: The slopes expected of large sizes, both axes logarithmic.
         reason: For them.
-        call: ``call(size)`` prepares the work of one point.
+        make: ``make(size)`` prepares one point.
     """
 
     job: str
@@ -51,7 +48,7 @@ class Growth(NamedTuple):
     time: float
     memory: float
     reason: str
-    call: Callable[[int], Call]
+    make: Callable[[int], Work]
 
 
 def network(layers: int = LAYERS) -> TraceableChain:
@@ -68,22 +65,22 @@ def network(layers: int = LAYERS) -> TraceableChain:
     return TraceableChain(**parts)
 
 
-def pictures(side: int, batch: int = 1) -> Iterator[np.ndarray]:
-    """Two batches in turn, without end."""
-    return itertools.cycle(np.random.default_rng(1).standard_normal((2, batch, 3, side, side), np.float32))
+def noise(side: int, batch: int = 1) -> Callable[[int], np.ndarray]:
+    """Makes a batch of pictures by number."""
+    return lambda number: np.random.default_rng(number).standard_normal((batch, 3, side, side), np.float32)
 
 
-def projection(side: int = SIDE, batch: int = 1, channels: int = 1, layers: int = LAYERS) -> Call:
+def projection(side: int = SIDE, batch: int = 1, channels: int = 1, layers: int = LAYERS) -> Work:
     """DeSaliNet of channels of the last convolution, the forward pass included."""
-    method, layer, given = DeSaliNet(network(layers)), f"conv{layers}", pictures(side, batch)
-    chosen = [number % WIDTH for number in range(channels)]
-    return lambda: method.analyze(next(given), layer, chosen)
+    method, layer = DeSaliNet(network(layers)), f"conv{layers}"
+    chosen = list(range(channels))
+    return Work(lambda x: method.analyze(x, layer, chosen), pictures=noise(side, batch))
 
 
-def occlusion(side: int = SIDE, stride: int = 6, layers: int = LAYERS) -> Call:
+def occlusion(side: int = SIDE, stride: int = 6, layers: int = LAYERS) -> Work:
     """The map of the last convolution, the forward pass included."""
-    visualizer, layer, given = SaliencyVisualizer(network(layers)), f"conv{layers}", pictures(side)
-    return lambda: visualizer.analyze(next(given)[0], layer, WINDOW, stride, fill=0.0).data
+    visualizer, layer = SaliencyVisualizer(network(layers)), f"conv{layers}"
+    return Work(lambda x: visualizer.analyze(x[0], layer, WINDOW, stride, fill=0.0).data, pictures=noise(side))
 
 
 GROWTH = (
@@ -147,15 +144,14 @@ GROWTH = (
 
 def points() -> Iterator[Point]:
     """What to measure."""
-    backend = select_backend("convolution", None, x=np.zeros(1, np.float32)).__name__.split(".")[1]
     for one in GROWTH:
-        name = one.job.removeprefix("growth/")
         for size in one.sizes:
-            yield Point(one.job, one.call(size), f"{one.work} {name}={size}", backend=backend)
+            configuration = f"{one.work} {one.job.removeprefix('growth/')}={size}"
+            yield Point(one.job, lambda one=one, size=size: one.make(size), configuration, backend=backend())
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=9).parse_args()
+    options = arguments(__doc__, rounds=5).parse_args()
     run(points(), options)
 
 
