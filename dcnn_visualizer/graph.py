@@ -86,6 +86,14 @@ class Graph:
             raise KeyError(f"no layer {path!r}; there are {', '.join(map(repr, self.layers))}")
         return self.layers[path]
 
+    def sole_takers(self, steps: Iterable[int]) -> dict[int, int]:
+        """By index of a step, the one that alone takes its output, and takes it once, among some steps."""
+        takers: dict[int, list[int]] = {}
+        for index in steps:
+            for source in self.steps[index].inputs:
+                takers.setdefault(source, []).append(index)
+        return {source: others[0] for source, others in takers.items() if source != PICTURE and len(others) == 1}
+
     def ancestors(self, targets: Iterable[int]) -> list[int]:
         """The steps that some steps depend on, themselves included, in topological order."""
         needed: set[int] = set()

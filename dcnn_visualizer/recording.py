@@ -14,10 +14,17 @@ from weakref import WeakKeyDictionary
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
+import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.graph import PICTURE, Graph
-from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
+from dcnn_visualizer.traceable_nodes import (
+    PassedOver,
+    TraceableClippedReLU,
+    TraceableConvolution2D,
+    TraceableNode,
+    TraceableReLU,
+)
 
 #: Bytes of activations that one recording keeps. Those beyond it are computed again when asked for.
 ACTIVATION_BUDGET = 1 << 29
@@ -33,14 +40,14 @@ class Recording:
 
     Attributes:
         records: What each step recorded keeps for the way back.
-        widest: The most bytes that one picture takes as inputs and output of a step.
+        sizes: Bytes of one picture's output of each step recorded, and of the picture.
     """
 
     def __init__(self, graph: Graph, picture: Array, identity: bytes) -> None:
         self.graph = graph
         self.identity = identity
         self.records: dict[int, Any] = {}
-        self.widest = 0
+        self.sizes = {PICTURE: picture.nbytes // max(1, len(picture))}
         self._activations: dict[int, Array] = {PICTURE: picture.copy()}
         self._states: dict[int, bytes | None] = {}
         self._lock = threading.RLock()
@@ -60,6 +67,11 @@ class Recording:
         return True
 
     @property
+    def picture(self) -> Array:
+        """The batch of pictures."""
+        return self._activations[PICTURE]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the activations and records that it holds."""
         return sum(_nbytes(value) for value in (*self._activations.values(), *self.records.values()))
@@ -74,17 +86,32 @@ class Recording:
             The step's activation.
         """
         with self._lock:
-            for index in self.graph.ancestors([target]):
+            order = self.graph.ancestors([target])
+            wanted = set(order)
+            takers = self.graph.sole_takers(range(len(self.graph.steps)))
+            for index in order:
                 if index not in self.records:
-                    _, node, inputs = self.graph.steps[index]
-                    taken = [self._activation(source) for source in inputs]
-                    activation, record = node.record(*taken)
-                    wide = activation.nbytes + sum(array.nbytes for array in taken)
-                    self.widest = max(self.widest, wide // max(1, len(activation)))
-                    self.records[index] = record
-                    self._states[index] = _state(node)
-                    self._keep(index, activation)
+                    taker = takers.get(index)
+                    self._record(index, taker if taker in wanted and taker not in self.records else None)
             return self._activation(target)
+
+    def _record(self, index: int, taker: int | None) -> None:
+        """Records a step; a convolution together with the ReLU that alone takes it, so that its own output is never written."""
+        node: Any = self.graph.steps[index].node
+        taken = [self._activation(source) for source in self.graph.steps[index].inputs]
+        after: Any = None if taker is None else self.graph.steps[taker].node
+        fuses = type(node) is TraceableConvolution2D and type(after) in (TraceableReLU, TraceableClippedReLU)
+        if fuses and taker is not None:
+            activation, record = node.record(*taken, z=after.z)
+            records = {index: record, taker: kernels.relu_mask(activation, after.z)}
+        else:
+            activation, record = node.record(*taken)
+            records = {index: record}
+        for step in records:
+            self.sizes[step] = activation.nbytes // max(1, len(activation))
+            self._states[step] = _state(self.graph.steps[step].node)
+        self.records.update(records)
+        self._keep(max(records), activation)
 
     def _activation(self, index: int) -> Array:
         if index not in self._activations:
@@ -121,16 +148,16 @@ def recording_of(model: Any, picture: Array) -> Recording:
         return recording
 
 
-def of_picture(record: Any, picture: int) -> Any:
-    """One picture's part of a step's record; numbers, which tell of shapes, are the same for all.
+def of_pictures(record: Any, pictures: slice) -> Any:
+    """Some pictures' part of a step's record; numbers, which tell of shapes, are the same for all.
 
     Args:
         record: What a step recorded keeps of a batch.
-        picture: Number of the picture in the batch.
+        pictures: Their numbers in the batch.
     """
     if isinstance(record, (tuple, list)):
-        return type(record)(of_picture(part, picture) for part in record)
-    return record[picture : picture + 1] if hasattr(record, "shape") else record
+        return type(record)(of_pictures(part, pictures) for part in record)
+    return record[pictures] if hasattr(record, "shape") else record
 
 
 def _nbytes(value: Any) -> int:

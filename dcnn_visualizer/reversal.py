@@ -1,4 +1,4 @@
-"""The rules of reversal, and the walk back over the graph.
+"""The rules of reversal, and what is projected by them.
 
 The three published methods are cells of one cube: ReLU† masked by the forward sign or not, the backward signal rectified
 or not, unpooling by switches or otherwise (A. Mahendran and A. Vedaldi, "Salient Deconvolutional Networks", ECCV 2016).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,16 +18,12 @@ import chainer
 from dcnn_kernels.arrays import Array, array_module, check_float
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
-from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.receptive_field import ReceptiveField
-from dcnn_visualizer.recording import Recording, of_picture, recording_of
+from dcnn_visualizer.recording import Recording, recording_of
 from dcnn_visualizer.rendering import to_host
-from dcnn_visualizer.shared_reversal import pays, walk_back_together
-from dcnn_visualizer.traceable_nodes import TraceableConvolution2D
+from dcnn_visualizer.walk import SIGNAL_BUDGET, Walk, takes_any_number
 
 SEEDS = ("activation", "one")
-#: Bytes that the signals under way may take where no budget is given.
-SIGNAL_BUDGET = 1 << 30
 #: Signals that go back at once, or more: enough to make wide matrix products of the deepest layers.
 BATCH = 16
 #: Of its part of a picture, a neuron alone needs the way forward and back; the picture's own way forward is there already.
@@ -353,25 +349,24 @@ class Reversal:
     ) -> None:
         """Takes signals back: all pictures at once for each place, or all places at once for each picture."""
         activation = recording.extend(target)
-        shared = all(recording.graph.steps[index].node.shares_record for index in recording.graph.ancestors([target]))
-        if not shared or len(walks) <= len(activation):
+        if not takes_any_number(recording, target) or len(walks) <= len(activation):
+            walk = Walk(recording, target, self.rule, len(activation), memory_budget)
             for row, places in walks:
-                signal = _seeded(activation, range(len(activation)), places, seed)
-                result[row] = walk_back(recording, target, signal, self.rule)
+                result[row] = walk.back(_seeded(activation, range(len(activation)), places, seed))
             return
-        size = fitting(memory_budget or SIGNAL_BUDGET, recording.widest, len(walks))
-        size -= size % BATCH if size > BATCH else 0  # whole vectors of signals
         for picture in range(len(activation)):
+            walk = Walk(recording, target, self.rule, len(walks), memory_budget, picture)
 
-            def project(start: int, stop: int, picture: int = picture) -> None:
+            def project(start: int, stop: int, walk: Walk = walk, picture: int = picture) -> None:
                 places = [places[picture] for _, places in walks[start:stop]]
-                signal = _seeded(activation, [picture] * len(places), places, seed)
-                walk = walk_back_together if pays(recording, target, len(signal)) else walk_back
-                back = walk(recording, target, signal, self.rule, picture)
-                for (row, _), one in zip(walks[start:stop], back, strict=True):
-                    result[row, picture] = one
 
-            in_batches(len(walks), size, project)
+                def take(first: int, pixels: Array) -> None:
+                    for (row, _), one in zip(walks[start + first :], pixels, strict=False):
+                        result[row, picture] = one
+
+                walk.deliver(_seeded(activation, [picture] * len(places), places, seed), take)
+
+            in_batches(len(walks), walk.size, project)
 
     def _project_neurons(
         self,
@@ -451,52 +446,3 @@ def _seeded(activation: Array, pictures: Sequence[int], places: Sequence[tuple[i
     for one, picture, place in zip(signal, pictures, places, strict=True):
         one[place] = activation[picture][place] if seed == "activation" else 1
     return signal
-
-
-def walk_back(
-    recording: Recording,
-    target: int,
-    signal: Array,
-    rule: Rule,
-    picture: int | None = None,
-    exceptions: Mapping[int, Rule] | None = None,
-) -> Array:
-    """Takes signals from a step's output back to the picture.
-
-    Where the graph forks on the way forward, the signals sum.
-
-    Args:
-        recording: The forward pass, recorded at least as far as ``target``.
-        target: Index of the step at whose output the signals start.
-        signal: Array of that output's shape: one signal a picture; or with ``picture`` any number of that picture's.
-        rule: The reversal's choices.
-        picture: Number of the picture in the recording that all signals belong to.
-        exceptions: By index, steps that are reversed by another rule.
-
-    Returns:
-        An array of the picture's shape for each signal.
-
-    Raises:
-        TypeError: A step on the way can't be reversed.
-    """
-    graph, exceptions = recording.graph, exceptions or {}
-    signals, untouched = {target: signal}, {target}
-    for index in reversed(graph.ancestors([target])):
-        step, record = graph.steps[index], recording.records[index]
-        signal = signals.pop(index)
-        choices: dict[str, Any] = {}
-        if isinstance(step.node, TraceableConvolution2D) and index in untouched and step.node.groups == 1:
-            # A signal that starts in a few channels has zeros in all others until the first convolution.
-            channels = to_host(signal.any(axis=(2, 3)).any(axis=0)).nonzero()[0].tolist()
-            if 0 < 2 * len(channels) <= signal.shape[1]:
-                signal, choices = signal[:, channels], {"channels": channels}
-        elif index in untouched:
-            untouched.update(step.inputs)
-        own, chosen = record if picture is None else of_picture(record, picture), exceptions.get(index, rule)
-        try:
-            back = step.node.reverse(signal, own, chosen, **choices)
-        except TypeError as error:
-            raise TypeError(f"layer {step.path!r}: {error}") from error
-        for source, part in zip(step.inputs, back if isinstance(back, tuple) else (back,), strict=True):
-            signals[source] = signals[source] + part if source in signals else part
-    return signals[PICTURE]

@@ -8,23 +8,15 @@ channels of a picture. Between convolutions, poolings and what only scales, sign
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module, select_backend
 from dcnn_kernels.geometry import pair
-from dcnn_visualizer.graph import PICTURE, Graph
-from dcnn_visualizer.recording import Recording, of_picture
-from dcnn_visualizer.traceable_nodes import (
-    TraceableBatchNormalization,
-    TraceableClippedReLU,
-    TraceableConvolution2D,
-    TraceableMaxPooling2D,
-    TraceableReLU,
-)
-
-if TYPE_CHECKING:
-    from dcnn_visualizer.reversal import Rule
+from dcnn_visualizer.graph import Graph
+from dcnn_visualizer.recording import Recording
+from dcnn_visualizer.stages import Stage, Tell, gate, reverse
+from dcnn_visualizer.traceable_nodes import TraceableBatchNormalization, TraceableConvolution2D, TraceableMaxPooling2D
 
 #: So many signals or more make it worth while: fewer leave the vector instructions idle.
 WORTH = 8
@@ -53,69 +45,28 @@ def pays(recording: Recording, target: int, signals: int) -> bool:
     return compiled and signals >= WORTH and products < PRODUCTS * values
 
 
-def walk_back_together(recording: Recording, target: int, signal: Array, rule: Rule, picture: int) -> Array:
-    """Takes signals from a step's output back to the picture; see :func:`dcnn_visualizer.reversal.walk_back`.
-
-    Args:
-        recording: The forward pass, recorded at least as far as ``target``.
-        target: Index of the step at whose output the signals start.
-        signal: Array (K, …): any number of signals of that output's shape.
-        rule: The reversal's choices.
-        picture: Number of the picture in the recording that they belong to.
+def reverse_together(graph: Graph, stage: Stage, signal: Array, record: Tell, rule: Tell) -> Any:
+    """Takes signals (K, ...) of one picture back through a stage; see :func:`dcnn_visualizer.stages.reverse`.
 
     Returns:
-        Array of shape (K, C, H, W); its memory may lie in another order.
-
-    Raises:
-        TypeError: A step on the way can't be reversed.
+        The signals at the input; their memory may lie in another order.
     """
-    graph = recording.graph
-    order = graph.ancestors([target])
-    signals = {target: signal}
-    for index in reversed(order):
-        if index not in signals:
-            continue  # a rectifier that was taken together with the step behind it
-        step, record = graph.steps[index], of_picture(recording.records[index], picture)
-        before = _rectifier_before(graph, order, index)
-        mask = None
-        if before is not None and rule.relu_mask:
-            mask = of_picture(recording.records[before], picture)
-        try:
-            back, fused = _reverse(step.node, signals.pop(index), record, rule, mask, before is not None and rule.rectify)
-        except TypeError as error:
-            raise TypeError(f"layer {step.path!r}: {error}") from error
-        sources = graph.steps[before].inputs if fused and before is not None else step.inputs
-        for source, part in zip(sources, back if isinstance(back, tuple) else (back,), strict=True):
-            signals[source] = signals[source] + part if source in signals else part
-    return signals[PICTURE]
-
-
-def _rectifier_before(graph: Graph, order: list[int], index: int) -> int | None:
-    """The step whose output a step takes, if that is a ReLU or clipped ReLU that serves this step alone."""
-    source = graph.steps[index].inputs[0]
-    takers = [other for other in order if source in graph.steps[other].inputs]
-    rectifies = source != PICTURE and type(graph.steps[source].node) in (TraceableReLU, TraceableClippedReLU)
-    return source if rectifies and takers == [index] else None
-
-
-def _reverse(node: Any, signal: Array, record: Any, rule: Rule, mask: Array | None, rectify: bool) -> tuple[Any, bool]:
-    """A node's way back, and whether it includes that of the rectifier before it."""
+    node: Any = graph.steps[stage.step].node
+    own = record(stage.step)
     if type(node) is TraceableConvolution2D:
-        back = kernels.shared_transposed_convolution_2d(
-            _innermost(signal), node.W.array, node.stride, node.pads, node.dilate, node.groups, record, mask, rectify
-        )
-        return back.transpose(3, 2, 0, 1), True
-    if type(node) is TraceableMaxPooling2D and rule.unpooling == "switch":
-        switches, insize = record
-        back = kernels.shared_unpooling_2d(
-            _innermost(signal), insize, node.ksize, node.stride, node.pads, switches, mask, rectify
-        )
-        return back.transpose(3, 2, 0, 1), True
+        settings = node.stride, node.pads, node.dilate, node.groups, own, *gate(stage, record, rule)
+        back = kernels.shared_transposed_convolution_2d(_innermost(signal), node.W.array, *settings)
+        return back.transpose(3, 2, 0, 1)
+    if type(node) is TraceableMaxPooling2D and rule(stage.step).unpooling == "switch":
+        (switches, insize), (mask, rectify) = own, gate(stage, record, rule)
+        window = node.ksize, node.stride, node.pads
+        back = kernels.shared_unpooling_2d(_innermost(signal), insize, *window, switches, mask, rectify)
+        return back.transpose(3, 2, 0, 1)
     if type(node) is TraceableBatchNormalization and signal.ndim == 4:
         # The kernel would lay them out anew.
         ones = array_module(signal).ones((1, signal.shape[1], 1, 1), signal.dtype)
-        return signal * node.reverse(ones, record, rule), False
-    return node.reverse(signal, record, rule), False
+        return signal * node.reverse(ones, own, rule(stage.step))
+    return reverse(graph, stage, signal, record, rule)
 
 
 def _innermost(signal: Array) -> Array:

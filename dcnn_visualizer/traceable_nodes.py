@@ -139,9 +139,9 @@ def _array(parameter: chainer.Variable | None) -> Array | None:
     return None if parameter is None else parameter.array
 
 
-def _shared(record: Array, signal: Array) -> Array:
+def _shared(record: Array | None, signal: Array) -> Array | None:
     """One picture's record for every signal, without a copy; as many records as signals stay what they are."""
-    return array_module(record).broadcast_to(record, (len(signal), *record.shape[1:]))
+    return None if record is None else array_module(record).broadcast_to(record, (len(signal), *record.shape[1:]))
 
 
 def _features(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -213,20 +213,65 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
             x = F.pad(x, ((0, 0), (0, 0), *self.pads), "constant")
         return super().forward(x)
 
-    def record(self, x: Array) -> tuple[Array, Pair]:
-        """Keeps the input's (H, W)."""
+    def record(self, x: Array, z: float | None = None) -> tuple[Array, Pair]:
+        """Keeps the input's (H, W); given ``z``, the output has gone through the ReLU behind, which clips at ``z``."""
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        y = kernels.convolution_2d(
-            x, self.W.array, _array(self.b), self.stride, self.pads, dilate=self.dilate, groups=self.groups
-        )
+        y = kernels.convolution_2d(x, self.W.array, _array(self.b), self.stride, self.pads, self.dilate, self.groups, z)
         return y, x.shape[2:]
 
-    def reverse(self, signal: Array, record: Pair, rule: Rule, channels: list[int] | None = None) -> Array:
-        """Wᵀg; given ``channels``, the signal has only those, and is zero in the others."""
-        W = self.W.array if channels is None else self.W.array[channels]
+    def reverse(
+        self,
+        signal: Array,
+        record: Pair,
+        rule: Rule,
+        channels: list[int] | None = None,
+        mask: Array | None = None,
+        rectify: bool = False,
+    ) -> Array:
+        """Wᵀg, and on through the ReLU before by ``mask`` and ``rectify``.
+
+        Given ``channels``, the signal has only those, and is zero in the others.
+        """
+        W, mask = self.W.array if channels is None else self.W.array[channels], _shared(mask, signal)
         return kernels.transposed_convolution_2d(
-            signal, W, None, self.stride, self.pads, dilate=self.dilate, groups=self.groups, outsize=record
+            signal, W, None, self.stride, self.pads, self.dilate, self.groups, record, mask, rectify
+        )
+
+    def reverse_pooled(
+        self,
+        signal: Array,
+        record: Pair,
+        pooling: TraceableMaxPooling2D,
+        pooled: tuple[Array, Pair],
+        pool_mask: Array | None,
+        pool_rectify: bool,
+        mask: Array | None,
+        rectify: bool,
+    ) -> Array:
+        """The same for a signal at the pooling behind, of which ``pooled`` is the record: unpooled by switches on the way.
+
+        It goes through the ReLU between the two by ``pool_mask`` and ``pool_rectify``.
+        """
+        switches, insize = pooled
+        return kernels.unpooled_transposed_convolution_2d(
+            signal,
+            _shared(switches, signal),
+            self.W.array,
+            insize,
+            pooling.ksize,
+            pooling.stride,
+            pooling.pads,
+            _shared(pool_mask, signal),
+            pool_rectify,
+            None,
+            self.stride,
+            self.pads,
+            self.dilate,
+            self.groups,
+            record,
+            _shared(mask, signal),
+            rectify,
         )
 
     def response(self) -> responses.Response:
@@ -318,8 +363,8 @@ class _Rectifier(TraceableNode):
 
     def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
         """ReLU†: by the forward sign if ``rule.relu_mask``, then rectified if ``rule.rectify``."""
-        mask = _shared(record, signal) if rule.relu_mask else None
-        return kernels.relu_reverse(signal, mask, rule.rectify, self._slope())
+        mask = record if rule.relu_mask else None
+        return kernels.relu_reverse(signal, _shared(mask, signal), rule.rectify, self._slope())
 
     def _slope(self) -> Any:
         return self.slope
@@ -335,6 +380,8 @@ class _Rectifier(TraceableNode):
 
 class TraceableReLU(_Rectifier):
     """max(x, 0)."""
+
+    z = math.inf
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``relu``."""
@@ -473,18 +520,14 @@ class TraceableMaxPooling2D(TraceableNode):
         y, switches = kernels.max_pooling_2d(x, self.ksize, self.stride, self.pads, self.cover_all)
         return y, (switches, x.shape[2:])
 
-    def reverse(self, signal: Array, record: tuple[Array, Pair], rule: Rule) -> Array:
-        """Unpooling by ``rule.unpooling``."""
+    def reverse(
+        self, signal: Array, record: tuple[Array, Pair], rule: Rule, mask: Array | None = None, rectify: bool = False
+    ) -> Array:
+        """Unpooling by ``rule.unpooling``, and on through the ReLU before by ``mask`` and ``rectify``."""
         switches, insize = record
-        return kernels.unpooling_2d(
-            signal,
-            insize,
-            self.ksize,
-            self.stride,
-            self.pads,
-            switches=_shared(switches, signal) if rule.unpooling == "switch" else None,
-            mode=rule.unpooling,
-        )
+        by_switch = _shared(switches, signal) if rule.unpooling == "switch" else None
+        window = self.ksize, self.stride, self.pads
+        return kernels.unpooling_2d(signal, insize, *window, by_switch, rule.unpooling, _shared(mask, signal), rectify)
 
     def response(self) -> responses.Response:
         """Maxima with the change, less those without."""

@@ -20,8 +20,9 @@ from dcnn_visualizer.importers.torch_operators import array_of
 from dcnn_visualizer.incremental import IncrementalSweep, Watcher
 from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.recording import recording_of
-from dcnn_visualizer.reversal import Rule, walk_back
+from dcnn_visualizer.reversal import Rule
 from dcnn_visualizer.traceable_chain import compute
+from dcnn_visualizer.walk import Walk
 
 GRADIENT = Rule(relu_mask=True, rectify=False, lrn="gradient")
 #: Captum's rules of ReLU are DeSaliNet's and DeconvNet's; all other layers go back by their gradients.
@@ -56,7 +57,7 @@ def _project(x: Array, conversion: Conversion, index: int, choose: Callable[[Ten
             (signal,) = torch.autograd.grad(torch.unbind(chosen) if chosen.numel() > 1 else chosen, activation)
         steps = recording.graph.steps
         exceptions = {i: GRADIENT for i, step in enumerate(steps) if step.path not in conversion.relus}
-        return walk_back(recording, index, array_of(signal), rule, exceptions=exceptions)
+        return Walk(recording, index, rule, len(x), exceptions=exceptions).back(array_of(signal))
 
 
 def activations(conversion: Conversion, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:

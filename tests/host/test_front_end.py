@@ -16,7 +16,7 @@ PROGRAM = """
     from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
     from dcnn_visualizer.occlusion import SaliencyVisualizer
     from dcnn_visualizer.reversal import Peak
-    from tests.visualizer.networks import chainer, picture, random_chain
+    from tests.visualizer.networks import chainer, picture, random_chain, random_graph
 
     rng = np.random.default_rng(5)
     model = random_chain(rng, dtype=np.float32)
@@ -44,6 +44,16 @@ PROGRAM = """
     for got, want in zip(answers(x), expected, strict=True):
         np.testing.assert_array_equal(got, want)
     print("equal", len(expected))
+    x = rng.standard_normal((2, 3, 14, 13)).astype(np.float32)
+    for seed in (0, 1, 2, 3):  # graphs whose steps go together
+        model = random_graph(np.random.default_rng(seed), 9, np.float32)
+        methods = [SaliNet, DeconvNet, DeSaliNet]
+        expected = [method(model).analyze(x, "l8", [1, None, 0]) for method in methods]
+        model.to_device("@cupy:0")
+        for method, want in zip(methods, expected, strict=True):
+            got = method(model).analyze(cupy.asarray(x), "l8", [1, None, 0]).get()
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+    print("graphs too")
 """
 
 
@@ -52,4 +62,4 @@ def test_the_front_end_gives_cupy_arrays_equal_to_numpys():
     code = f"import sys; sys.path[:0] = {[str(folder) for folder in path]!r}\n" + textwrap.dedent(PROGRAM)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "equal 19" in run.stdout
+    assert "equal 19\ngraphs too" in run.stdout

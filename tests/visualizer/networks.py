@@ -7,7 +7,9 @@ import numpy as np
 
 import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
+from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableParallel, TraceableResidual
+from dcnn_visualizer.traceable_graph import TraceableGraph
 
 
 class SimpleCNN(TraceableChain):
@@ -114,3 +116,43 @@ def watch_kernels(monkeypatch) -> list[str]:
         if not isinstance(function, type):
             monkeypatch.setattr(dcnn_kernels, name, watched(name, function))
     return names
+
+
+def random_graph(rng: np.random.Generator, layers: int = 12, dtype=np.float64) -> TraceableGraph:
+    """Layers that go back together where one alone takes another, joined at random; pictures of 3 channels, 16 by 16 or so."""
+    model, shapes = TraceableGraph(), {PICTURE: (3, 1)}  # channels, and by how much rows and columns have shrunk
+    with chainer.using_config("dtype", dtype):
+        for number in range(layers):
+            # Mostly the latest, for rows of layers.
+            source = list(shapes)[max(0, len(shapes) - 1 - int(rng.geometric(0.7) - 1))]
+            channels, shrunk = shapes[source]
+            sources = [source]
+            kind = int(rng.integers(0, 14))
+            made = channels
+            if kind < 4 or (kind < 8 and number and isinstance(getattr(model, f"l{number - 1}"), tn.TraceableMaxPooling2D)):
+                made = int(rng.integers(2, 7))
+                ksize, groups = (3, 1) if kind else (1, 1)
+                W = rng.standard_normal((made, channels // groups, ksize, ksize)) / np.sqrt(channels * ksize**2 / 2)
+                bias = rng.standard_normal(made).astype(dtype) * 0.1
+                layer = tn.TraceableConvolution2D(
+                    channels, made, ksize, 1, ksize // 2, initialW=W.astype(dtype), initial_bias=bias
+                )
+            elif kind < 8:
+                layer = tn.TraceableReLU() if kind < 7 else tn.TraceableClippedReLU(0.7)
+            elif kind < 10 and shrunk < 4:
+                layer = tn.TraceableMaxPooling2D(2) if kind < 9 else tn.TraceableMaxPooling2D(3, 2, 1)
+                shrunk *= 2
+            elif kind == 10:
+                layer = (
+                    tn.TraceableLeakyReLU(0.1) if number % 2 else tn.TraceablePReLU((channels,), np.full(channels, 0.25, dtype))
+                )
+            elif kind == 11:
+                layer = tn.TraceableBatchNormalization(channels, dtype=dtype)
+                layer.gamma.array[...], layer.avg_mean[...] = rng.standard_normal((2, channels))
+            else:
+                alike = [other for other, shape in shapes.items() if shape == (channels, shrunk)]
+                sources = [source, alike[int(rng.integers(len(alike)))]]
+                layer = tn.Add()
+            model.connect(f"l{number}", layer, *sources)
+            shapes[f"l{number}"] = (made, shrunk)
+    return model

@@ -54,9 +54,9 @@ def test_a_budget_splits_the_batch_and_changes_nothing(net, monkeypatch):
     sizes = []
     original = type(model.conv1).record
 
-    def noting(self, x):
+    def noting(self, x, z=None):
         sizes.append(len(x))
-        return original(self, x)
+        return original(self, x, z)
 
     monkeypatch.setattr(type(model.conv1), "record", noting)
     parts = DeSaliNet(model).analyze(x, "grouped", [1, 2], memory_budget=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
-from dcnn_visualizer import reversal, shared_reversal
+from dcnn_visualizer import shared_reversal, walk
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
 from dcnn_visualizer.recording import recording_of
 from dcnn_visualizer.reversal import Peak, Reversal
@@ -176,7 +176,7 @@ def test_a_list_is_its_entries(net):
 @pytest.mark.parametrize("skipping", [False, True])
 def test_channels_together_are_channels_one_by_one(net, method, layer, budget, skipping, monkeypatch):
     """More channels than pictures go back together, those of each picture by its one record."""
-    monkeypatch.setattr(reversal, "pays", lambda *_: skipping)
+    monkeypatch.setattr(walk, "pays", lambda *_: skipping)
     model, x = net
     chosen = [4, 0, 3, None, 4, 1, 2, 0, 1]
     got = method(model).analyze(x, layer, chosen, memory_budget=budget)
@@ -289,7 +289,7 @@ def test_skipping_zeros_changes_nothing_in_any_cell(net, cell, monkeypatch):
     model, x = net
     answers = []
     for skipping in (False, True):
-        monkeypatch.setattr(reversal, "pays", lambda *_, skipping=skipping: skipping)
+        monkeypatch.setattr(walk, "pays", lambda *_, skipping=skipping: skipping)
         answers.append(Reversal(model, *cell).analyze(x, "fc", [0, 1, 2, 3, 4]))
     np.testing.assert_allclose(*answers, rtol=1e-9, atol=1e-12)
 
