@@ -1,6 +1,7 @@
 # make demo         installs into .venv and shows the library on a photograph; the pictures land in demo/
 # make test         installs into .venv, checks style and types, and runs the tests, all but tests/peers
 # make test-peers   adds PyTorch, Captum, ONNX, ONNX Runtime and Numba to .venv, and runs tests/peers
+# make report       writes the tables and plots of the READMEs and of docs/ from benchmarks/results/; make test fails if they are stale
 # All need Python 3.11, make and git. Another interpreter: make test PYTHON=/path/to/python
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INSTALL_INPUTS := setup.py $(wildcard startup/*) pyproject.toml constraints.txt
 
-.PHONY: demo test test-peers lint clean
+.PHONY: demo test test-peers lint report clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m dcnn_visualizer demo
@@ -28,6 +29,10 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python benchmarks/report.py --check
+
+report: .venv/test.stamp
+	$(BIN)/python benchmarks/report.py
 
 .venv/venv.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "DNN-Visualizer needs Python 3.11 or newer")'
