@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
@@ -339,8 +339,25 @@ class Watcher:
         return {target: values[as_given] for target, values in found.items()}
 
 
-def work_table(sweep: IncrementalSweep, windows: Integers) -> str:
-    """Layer by layer: how a sweep is computed, the share of the layer that changes, and the multiplications beside a plain run's.
+class Work(NamedTuple):
+    """A layer's part in a sweep.
+
+    Attributes:
+        path: The layer's.
+        form: How it responds, in a word or two.
+        changed: Share of its pixels that change, the mean over places.
+        made, plain: Multiplications for a place, and for a run of the whole picture, terms of plain sums both.
+    """
+
+    path: str
+    form: str
+    changed: float
+    made: float
+    plain: float
+
+
+def work(sweep: IncrementalSweep, windows: Integers) -> list[Work]:
+    """What a sweep does, layer by layer.
 
     Args:
         sweep: The picture's way through the network.
@@ -349,16 +366,24 @@ def work_table(sweep: IncrementalSweep, windows: Integers) -> str:
     areas = {}
     for index, region in sweep.regions(windows).items():
         areas[index] = math.prod(sweep.shape(index)[2:]) if region is None else float(region.areas.mean())
-    rows, made, plain = [("layer", "form", "changes", "MMAC a place", "of a plain run")], 0.0, 0.0
+    layers = []
     for index in sweep.order:
         response, inputs = sweep.responses[index], sweep.graph.steps[index].inputs
         pixels = [math.prod(sweep.shape(source)[2:]) for source in (*inputs, index)]
         changed = [areas[source] for source in (*inputs, index)]
-        part, whole_run = response.products(changed[:-1], changed[-1]), response.products(pixels[:-1], pixels[-1])
-        made, plain = made + part, plain + whole_run
-        numbers = (f"{part / 1e6:.3g}", f"{part / whole_run:.0%}") if whole_run else ("", "")
-        share = f"{changed[-1] / pixels[-1]:.0%}"
-        rows.append((sweep.graph.steps[index].path, response.form(changed[:-1], changed[-1]), share, *numbers))
+        made, plain = response.products(changed[:-1], changed[-1]), response.products(pixels[:-1], pixels[-1])
+        form = response.form(changed[:-1], changed[-1])
+        layers.append(Work(sweep.graph.steps[index].path, form, changed[-1] / pixels[-1], made, plain))
+    return layers
+
+
+def work_table(layers: list[Work]) -> str:
+    """How each layer is computed, the share of it that changes, and the multiplications beside a plain run's; then the sum."""
+    rows = [("layer", "form", "changes", "MMAC a place", "of a plain run")]
+    for layer in layers:
+        numbers = (f"{layer.made / 1e6:.3g}", f"{layer.made / layer.plain:.0%}") if layer.plain else ("", "")
+        rows.append((layer.path, layer.form, f"{layer.changed:.0%}", *numbers))
+    made, plain = sum(layer.made for layer in layers), sum(layer.plain for layer in layers)
     rows.append(("all", "", "", f"{made / 1e6:.3g}", f"{made / plain:.0%}" if plain else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -18,7 +18,7 @@ from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting
-from dcnn_visualizer.incremental import PLACES, IncrementalSweep, Watcher, work_table
+from dcnn_visualizer.incremental import PLACES, IncrementalSweep, Watcher, Work, work, work_table
 from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.reversal import check_picture
 from dcnn_visualizer.saliency_map import SaliencyMap, Sweep
@@ -229,12 +229,19 @@ class SaliencyVisualizer:
             TypeError: A wrong kind of picture.
             ValueError: A wrong shape, NaN, or a window larger than the picture.
         """
+        return work_table(self.work(img, layer, ksize, stride, windows))
+
+    def work(self, img: Any, layer: str, ksize: PairLike, stride: PairLike = 1, windows: str = "centered") -> list[Work]:
+        """What :meth:`explain` tells, as numbers: the form, share and multiplications of each layer on the way.
+
+        Arguments and errors are those of :meth:`explain`.
+        """
         x, _ = check_picture(img)
         graph = self.model.graph()
         target = graph.index(layer)
         places = occlusion_windows(x.shape[2:], ksize, stride, windows).reshape(-1, 4)
         with self._at_inference(x):
-            return work_table(IncrementalSweep(graph, [target], x[:1]), places)
+            return work(IncrementalSweep(graph, [target], x[:1]), places)
 
     @staticmethod
     @contextmanager

@@ -256,6 +256,12 @@ def test_explain_tells_forms_shares_and_arithmetic():
     assert rows["conv1"].split()[1] == "scattered"
     assert rows["conv1"].split()[3] == f"{np.mean(pooled) * 64 * 64 * 9 / 1e6:.3g}"
     assert "dense" in SaliencyVisualizer(model).explain(np.zeros((3, 8, 8), np.float32), "conv2", 8).splitlines()[7]
+    work = {
+        layer.path: layer for layer in SaliencyVisualizer(model).work(np.zeros((3, 48, 48), np.float32), "pool2", 8, 8, "inside")
+    }
+    assert work["conv1"].made == np.mean(pooled) * 64 * 64 * 9
+    assert work["conv1"].plain == 24 * 24 * 64 * 64 * 9
+    assert work["pool2"].plain == 0
 
 
 def test_places_come_in_groups_of_one_size():
