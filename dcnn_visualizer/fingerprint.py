@@ -1,8 +1,8 @@
-"""Tells whether arrays have changed since they were last looked at, at the speed of memory.
+"""Tells whether arrays have changed since they were last looked at, at nearly the speed of memory.
 
 A recorded forward pass may be reused only while the picture and the weights are what they were, and both can be changed
 in place without notice. Hashing 550 MB of weights would cost as much as the forward pass; sums along the rows and the
-columns of a matrix of 64-bit words cost a tenth of that, and only those sums are hashed.
+columns of a matrix of 64-bit words cost a fifth of that, and only those sums are hashed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from dcnn_kernels.arrays import Array
+import numpy as np
 
-WORDS_A_ROW = 1024
+from dcnn_kernels.arrays import Array, array_module
+
+WORDS_A_ROW = 512
+#: Rows that are summed along both axes while they are in the cache.
+ROWS = 128
+#: How far down a word's higher bits are mixed into the lower ones.
+MIXING = 29
 
 
 def fingerprint(arrays: Iterable[Array | None]) -> bytes:
     """Digest of the shapes, dtypes, devices and contents of some arrays.
 
     Every change of one element changes it, and so does every exchange of elements or of whole rows; changes that leave
-    both the row sums and the column sums (modulo 2**64) of the words as they were do not, and need at least four
+    both the row sums and the column sums (modulo 2**64) of the mixed words as they were do not, and need at least four
     elements changed by exactly matching amounts.
 
     Args:
@@ -38,10 +44,27 @@ def fingerprint(arrays: Iterable[Array | None]) -> bytes:
         digest.update(f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode())
         octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
         whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
-        words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)
-        for part in (words.sum(axis=1), words.sum(axis=0), octets[whole:]):
+        parts = _sums(octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)) if whole else []
+        for part in (*parts, octets[whole:]):
             digest.update(_host_bytes(part))
     return digest.digest()
+
+
+def _sums(words: Array) -> list[Array]:
+    """Sums of each row, and of each column, of mixed words."""
+    xp = array_module(words)
+    # On a device, where each call takes its time, all rows at once.
+    height = ROWS if isinstance(words, np.ndarray) else len(words)
+    mixed = xp.empty((min(height, len(words)), WORDS_A_ROW), words.dtype)
+    rows, columns = [], xp.zeros(WORDS_A_ROW, words.dtype)
+    for start in range(0, len(words), height):
+        some = words[start : start + height]
+        part = mixed[: len(some)]
+        # Else signs, which are the highest bits, would cancel wherever two of them change.
+        xp.bitwise_xor(xp.right_shift(some, MIXING, out=part), some, out=part)
+        rows.append(part.sum(axis=1))
+        columns += part.sum(axis=0)
+    return [*rows, columns]
 
 
 def _host_bytes(array: Any) -> bytes:

@@ -10,7 +10,7 @@ at every layer, so that parts at the border come out as they do in the whole pic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dcnn_kernels.arrays import Array, array_module
@@ -94,7 +94,13 @@ class ReceptiveField:
         picture[:, *seen] = part[:, *inside]
 
     def project(
-        self, parts: Array, channels: Sequence[int], places: Sequence[Place], rule: Rule, seed: str = "activation"
+        self,
+        parts: Array,
+        channels: Sequence[int],
+        places: Sequence[Place],
+        rule: Rule,
+        seed: str = "activation",
+        exceptions: Mapping[int, Rule] | None = None,
     ) -> tuple[Array, Array]:
         """Projects neurons, each from its part of its picture.
 
@@ -104,6 +110,7 @@ class ReceptiveField:
             places: Their places.
             rule: The reversal's choices.
             seed: The signal that starts: their ``"activation"``, or ``"one"``.
+            exceptions: By index, steps that are reversed by another rule.
 
         Returns:
             The projections, of the shape of ``parts``, and the activations, shape (N,).
@@ -111,7 +118,7 @@ class ReceptiveField:
         Raises:
             IndexError: The layer has no such channel.
         """
-        xp = array_module(parts)
+        xp, exceptions = array_module(parts), exceptions or {}
         activations, records = {PICTURE: parts}, {}
         for index in self._order:
             node, inputs = self._nodes[index], self._graph.steps[index].inputs
@@ -132,7 +139,8 @@ class ReceptiveField:
         signals = {self._target: xp.zeros_like(activation)}
         signals[self._target][neurons] = values if seed == "activation" else 1
         for index in reversed(self._order):
-            back = self._nodes[index].reverse(signals.pop(index), records.pop(index), rule)
+            chosen = exceptions.get(index, rule)
+            back = self._nodes[index].reverse(signals.pop(index), records.pop(index), chosen)
             for source, part in zip(self._graph.steps[index].inputs, back if isinstance(back, tuple) else (back,), strict=True):
                 seen, whole = self._seen(index), self._regions[source]
                 if source not in signals and seen != whole:

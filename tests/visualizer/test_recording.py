@@ -154,6 +154,15 @@ def test_every_single_change_and_exchange_changes_the_fingerprint(shape, dtype):
     assert fingerprint([array, None]) != before
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_changed_signs_change_the_fingerprint(dtype):
+    array = np.random.default_rng(0).standard_normal((64, 1024)).astype(dtype)
+    before = fingerprint([array])
+    assert fingerprint([-array]) != before
+    array[:2, 3:9] *= -1
+    assert fingerprint([array]) != before
+
+
 def test_rows_exchanged_change_the_fingerprint():
     array = np.random.default_rng(0).random((8, 1024))
     assert fingerprint([array]) != fingerprint([array[[1, 0, *range(2, 8)]]])
