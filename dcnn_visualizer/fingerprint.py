@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,8 @@ def fingerprint(arrays: Iterable[Array | None]) -> bytes:
         whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
         parts = _sums(octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)) if whole else []
         for part in (*parts, octets[whole:]):
-            digest.update(_host_bytes(part))
+            host = part if isinstance(part, np.ndarray) else part.get()
+            digest.update(host.data)
     return digest.digest()
 
 
@@ -65,7 +65,3 @@ def _sums(words: Array) -> list[Array]:
         rows.append(part.sum(axis=1))
         columns += part.sum(axis=0)
     return [*rows, columns]
-
-
-def _host_bytes(array: Any) -> bytes:
-    return (array.get() if hasattr(array, "get") else array).tobytes()

@@ -36,14 +36,14 @@ class Recording:
     Args:
         graph: The model's graph.
         picture: Array of shape (B, C, H, W); copied, so that later changes to it do no harm.
-        identity: Fingerprint of the picture.
+        identity: Fingerprint of the picture; None for a recording that its owner alone uses, which doesn't look at the weights.
 
     Attributes:
         records: What each step recorded keeps for the way back.
         sizes: Bytes of one picture's output of each step recorded, and of the picture.
     """
 
-    def __init__(self, graph: Graph, picture: Array, identity: bytes) -> None:
+    def __init__(self, graph: Graph, picture: Array, identity: bytes | None = None) -> None:
         self.graph = graph
         self.identity = identity
         self.records: dict[int, Any] = {}
@@ -109,7 +109,8 @@ class Recording:
             records = {index: record}
         for step in records:
             self.sizes[step] = activation.nbytes // max(1, len(activation))
-            self._states[step] = _state(self.graph.steps[step].node)
+            if self.identity is not None:
+                self._states[step] = _state(self.graph.steps[step].node)
         self.records.update(records)
         self._keep(max(records), activation)
 

@@ -197,6 +197,30 @@ def baselines_for(baselines: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return whole
 
 
+def start_points(start_point: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Where attributions start, as tensors of the shapes of the inputs; one example may stand for all.
+
+    Args:
+        start_point: A number or a tensor for each input, in a tuple if there are several; None for zeros.
+        inputs: The inputs.
+
+    Raises:
+        AssertionError: Neither numbers nor tensors, too few, or another shape.
+    """
+    given = (0,) * len(inputs) if start_point is None else start_point if isinstance(start_point, tuple) else (start_point,)
+    _require(len(given) >= len(inputs), f"start_point must have one for each of {len(inputs)} inputs, got {len(given)}")
+    points = []
+    for point, x in zip(given, inputs, strict=False):
+        number = isinstance(point, (int, float))
+        _require(number or isinstance(point, Tensor), f"start_point must be of numbers or tensors, got {type(point).__name__}")
+        point = torch.full_like(x, point) if number else point.expand(x.shape) if point.shape == (1, *x.shape[1:]) else point
+        _require(
+            point.shape == x.shape, f"start_point must have the shape of the inputs, {tuple(x.shape)}, got {tuple(point.shape)}"
+        )
+        points.append(point)
+    return tuple(points)
+
+
 def sliding_windows(sliding_window_shapes: Any, strides: Any, inputs: tuple[Tensor, ...]) -> list[list[list[slice]]]:
     """Places of an occluder that slides over inputs along all their axes but that of the batch.
 

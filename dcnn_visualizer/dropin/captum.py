@@ -1,9 +1,10 @@
-"""Captum's classes, answered by the kernels: ``from dcnn_visualizer.dropin.captum import Occlusion`` and change nothing else.
+"""Captum's classes, answered faster: ``from dcnn_visualizer.dropin.captum import Occlusion`` and change nothing else.
 
 Constructors, ``attribute``, defaults, results, warnings and kinds of errors are those of Captum 0.9, which isn't needed itself. A
-``torch.nn.Module`` that takes one batch of pictures is converted once (see :mod:`dcnn_visualizer.importers.torch`), and from then
-on the kernels answer. Whatever is beyond them, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says
-so once an object.
+``torch.nn.Module`` that takes one batch of pictures is converted once (see :mod:`dcnn_visualizer.importers.torch`). From then on
+occluders' changes alone are carried through it, neurons are projected from their receptive fields, other gradients take the faster
+of the kernels and PyTorch, and no layer runs that isn't needed (see :mod:`dcnn_visualizer.dropin.accelerated`). Whatever is beyond
+that, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says so once an object.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcnn_visualizer.dropin import occlusion, plain
-from dcnn_visualizer.dropin.accelerated import DECONVOLUTION, GRADIENT, GUIDED, activations, project
+from dcnn_visualizer.dropin.accelerated import DECONVOLUTION, GRADIENT, GUIDED, Neuron, project
 from dcnn_visualizer.dropin.arguments import (
     Selector,
     Target,
@@ -34,8 +35,10 @@ from dcnn_visualizer.dropin.arguments import (
     select_target,
     single_score,
     sliding_windows,
+    start_points,
 )
 from dcnn_visualizer.dropin.conversions import converted
+from dcnn_visualizer.dropin.tape import values
 from dcnn_visualizer.importers.nodes import UntraceableError
 
 P = ParamSpec("P")
@@ -55,7 +58,7 @@ __all__ = [
 
 
 class NotAccelerated(UserWarning):
-    """The kernels can't answer, so PyTorch does; the message says why."""
+    """The network can't be converted, so PyTorch answers as it does for Captum; the message says why."""
 
 
 def _composable(attribute: Callable[P, R]) -> Callable[P, R]:
@@ -97,11 +100,47 @@ class _Attribution:
 
 
 class _GradientAttribution(_Attribution):
-    """Gradients with respect to inputs, of outputs or of neurons, with ReLU's own rule or another."""
+    """Gradients with respect to inputs, of outputs or of neurons, with ReLU's own rule or another.
+
+    Attributes:
+        gradient_func: What takes gradients of outputs, from the network, its inputs, a target and further arguments, where
+            PyTorch answers. One of your own always does.
+    """
 
     _rule = GRADIENT
     layer: nn.Module
     device_ids: list[int] | None
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        super().__init__(forward_func)
+        self.gradient_func: Callable[..., tuple[Tensor, ...]] = plain.gradients
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensors,
+        start_point: Any,
+        end_point: Tensors,
+        target: Target = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """How far attributions are from complete: their sum minus what the score changes by from one point to the other.
+
+        Args:
+            attributions: A tensor whose first axis is the batch, or a tuple of them.
+            start_point: Inputs at which they would be 0: a number or a tensor; for several inputs a tuple of them. None for 0.
+            end_point: The inputs, a tensor or a tuple of them.
+            target: Which output, as in ``attribute``.
+            additional_forward_args: Further arguments of the network, one or a tuple.
+
+        Returns:
+            Tensor (B,).
+
+        Raises:
+            AssertionError: Points or attributions that don't fit one another, or a target that doesn't fit.
+        """
+        further, ends = further_arguments(additional_forward_args), as_tuple(end_point)
+        starts = start_points(start_point, ends)
+        return plain.convergence_delta(self.forward_func, as_tuple(attributions), starts, ends, target, further)
 
     def _attribute(
         self,
@@ -119,13 +158,13 @@ class _GradientAttribution(_Attribution):
                     stacklevel=4,
                 )
             try:
+                if selector is None and self.gradient_func is not plain.gradients:
+                    raise UntraceableError("it has a gradient_func of its own")
                 conversion = converted(self.forward_func, tensors, further)
-                if self._rule is not GRADIENT and not conversion.overrides_as_captum():
+                if self._rule is not GRADIENT and not conversion.overrides_as_captum:
                     raise UntraceableError("other layers take what a ReLU takes, and Captum overrides their gradients too")
-                if selector is None:
-                    index = conversion.chain.graph().index("")
-                else:
-                    index = conversion.index(self.forward_func, self.layer, of_input)
+                layer = self.forward_func if selector is None else self.layer
+                call = conversion.call(self.forward_func, layer, of_input)
             except UntraceableError as error:
                 self._tell(error, stacklevel=5)
                 return self._attribute_plainly(tensors, further, target, selector, of_input)
@@ -135,7 +174,7 @@ class _GradientAttribution(_Attribution):
                     return single_score(select_target(output, target))
                 return select_neurons((output,), selector)
 
-            return (project(conversion, tensors[0], index, choose, self._rule),)
+            return (project(self.forward_func, conversion, tensors[0], call, choose, self._rule, _single(selector)),)
 
     def _attribute_plainly(
         self, inputs: tuple[Tensor, ...], further: Sequence[Any], target: Target, selector: Selector | None, of_input: bool
@@ -143,8 +182,16 @@ class _GradientAttribution(_Attribution):
         changed = self._rule is not GRADIENT
         with plain.relus_overridden(self.forward_func, self._rule is DECONVOLUTION) if changed else nullcontext():
             if selector is None:
-                return plain.gradients(self.forward_func, inputs, target, further)
+                return self.gradient_func(self.forward_func, inputs, target, further)
             return plain.neuron_gradients(self.forward_func, inputs, self.layer, selector, further, of_input, self.device_ids)
+
+
+def _single(selector: Selector | None) -> Neuron | None:
+    """The neuron of feature maps that a selector chooses, if it is a single one."""
+    match selector:
+        case (int(channel), int(row), int(column)) if min(channel, row, column) >= 0 and bool not in map(type, selector):
+            return channel, row, column
+    return None
 
 
 class Saliency(_GradientAttribution):
@@ -362,15 +409,16 @@ class LayerActivation(_Attribution):
         tensors = as_tuple(inputs)
         try:
             conversion = converted(self.forward_func, tensors, further)
-            indices = [conversion.index(self.forward_func, layer, attribute_to_layer_input) for layer in layers]
+            calls = [conversion.call(self.forward_func, layer, attribute_to_layer_input) for layer in layers]
         except UntraceableError as error:
             self._tell(error, stacklevel=4)
             with torch.no_grad():
                 noted = plain.layer_values(self.forward_func, tensors, layers, further, attribute_to_layer_input, self.device_ids)
-            values = [_joined(by_device) for by_device in noted]
+            activations = [_joined(by_device) for by_device in noted]
         else:
-            values = list(activations(conversion, tensors[0], indices))
-        return values[0] if isinstance(self.layer, nn.Module) else values
+            with torch.no_grad():
+                activations = list(values(self.forward_func, tensors[0], calls))
+        return activations[0] if isinstance(self.layer, nn.Module) else activations
 
     @staticmethod
     def interpolate(
@@ -456,7 +504,11 @@ class Occlusion(_Attribution):
                 )
             else:
                 x, axes, baseline = tensors[0], windows[0], hiding[0]
-                differences = [occlusion.differences(conversion, x, baseline, axes, target, perturbations_per_eval, advance)]
+                differences = [
+                    occlusion.differences(
+                        self.forward_func, conversion, x, baseline, axes, target, perturbations_per_eval, advance
+                    )
+                ]
             return like(inputs, list(map(occlusion.averaged, differences, windows, tensors)))
 
     def attribute_future(self) -> None:

@@ -3,45 +3,108 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
+import math
+import sys
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
+from dcnn_kernels.arrays import Array
+from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.torch import trace_module
 from dcnn_visualizer.importers.torch_operators import array_of
+from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.traceable_graph import TraceableGraph
+from dcnn_visualizer.traceable_nodes import TraceableNode
 
 #: Modules that do something else in training than at inference, which is what chains know.
 DIFFER_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU)
+#: Types of values that can't change.
+PLAIN = frozenset((bool, float, int, str, type(None)))
+#: What every module has, but for its mode: looked at apart, or nothing that it does depends on it.
+INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 #: How far outputs may be from the module's own, in the mode that it is in, as a share of the largest.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
+class Call:
+    """What a layer returns, or takes, in its last call.
+
+    Attributes:
+        layer: The layer.
+        of_input: Whether what it takes is meant.
+        number: How many calls of the layer there are.
+        index: The step of the graph whose output it is.
+    """
+
+    layer: nn.Module
+    of_input: bool
+    number: int
+    index: int
+
+
+class Latest:
+    """The picture that was asked about last.
+
+    Args:
+        picture: Its fingerprint.
+
+    Attributes:
+        passes: Forward passes that are kept for it, by what else they depend on, and the weights' fingerprints.
+    """
+
+    def __init__(self, picture: bytes) -> None:
+        self.picture = picture
+        self.passes: dict[Any, tuple[Any, bytes]] = {}
+
+
 class Conversion:
     """A module as a chain.
 
-    Attributes:
+    Args:
         chain: The chain, which shares the module's weights.
         modules: By path, in the order of their calls, the qualified names of the modules that its layers are.
         relus: Paths of those that are ``nn.ReLU``.
+        differentiable: Whether PyTorch can take gradients of the module, which it can't with weights made in inference mode.
+
+    Attributes:
+        graph: The chain's graph, which stays what it is.
+        others: Indices of all steps that aren't ``nn.ReLU`` modules; Captum leaves their gradients alone.
+        overrides_as_captum: Whether no step but the ReLU takes what a ReLU takes; Captum overrides all of the gradient there.
+        fields: What neurons see, by step; None where that is no small part of the picture.
+        times: Seconds that engines took for a picture's gradient, by step and engine.
+        latest: The picture that was asked about last.
     """
 
-    chain: TraceableGraph
-    modules: dict[str, str]
-    relus: frozenset[str]
+    def __init__(self, chain: TraceableGraph, modules: dict[str, str], relus: frozenset[str], differentiable: bool) -> None:
+        self.chain, self._modules = chain, modules
+        self.differentiable = differentiable
+        self.graph = chain.graph()
+        steps = self.graph.steps
+        self.others = [index for index, step in enumerate(steps) if step.path not in relus]
+        taken = [source for step in steps for source in step.inputs]
+        self.fields: dict[int, ReceptiveField | None] = {}
+        self.times: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+        self.latest: Latest | None = None
+        # By the layers' identities: layers of the module are there as long as the conversion serves, others aren't kept here.
+        self._calls: dict[tuple[int, bool], tuple[int, int]] = {}
+        self._weights: dict[int, list[Array]] = {}
+        self.overrides_as_captum = all(taken.count(step.inputs[0]) == 1 for step in steps if step.path in relus)
 
-    def index(self, module: nn.Module, layer: nn.Module, of_input: bool) -> int:
-        """Index of the step whose output is what a layer returns, or takes, in its last call.
+    def call(self, module: nn.Module, layer: nn.Module, of_input: bool) -> Call:
+        """Where the graph has what a layer returns, or takes, in its last call.
 
         Args:
             module: The module that was converted.
@@ -51,32 +114,63 @@ class Conversion:
         Raises:
             UntraceableError: The chain has no such step.
         """
-        graph = self.chain.graph()
-        calls = [path for path, name in self.modules.items() if module.get_submodule(name) is layer]
+        key = id(layer), of_input
+        if key not in self._calls:
+            self._calls[key] = self._find(module, layer, of_input)
+        number, index = self._calls[key]
+        return Call(layer, of_input, number, index)
+
+    def _find(self, module: nn.Module, layer: nn.Module, of_input: bool) -> tuple[int, int]:
+        """The number of a layer's calls, and the step of the last."""
+        calls = [path for path, name in self._modules.items() if module.get_submodule(name) is layer]
         if calls:
-            index = graph.index(calls[-1])
-            return graph.steps[index].inputs[0] if of_input else index
+            index = self.graph.index(calls[-1])
+            return len(calls), self.graph.steps[index].inputs[0] if of_input else index
         name = next((name.replace(".", "/") for name, part in module.named_modules() if part is layer), None)
-        if name is None or name not in graph.layers or f"{name}_2" in graph.layers or of_input:
+        if name is None or name not in self.graph.layers or f"{name}_2" in self.graph.layers or of_input:
             raise UntraceableError(f"what the layer {type(layer).__name__} {'takes' if of_input else 'returns'} can't be traced")
-        return graph.index(name)
+        return 1, self.graph.index(name)
 
-    def overrides_as_captum(self) -> bool:
-        """Whether no step but the ReLU takes what a ReLU takes; Captum overrides all of the gradient there."""
-        steps = self.chain.graph().steps
-        taken = [source for step in steps for source in step.inputs]
-        return all(taken.count(step.inputs[0]) == 1 for step in steps if step.path in self.relus)
+    def weights(self, index: int) -> list[Array]:
+        """All arrays on which a step's output depends besides the picture."""
+        if index not in self._weights:
+            nodes = [self.graph.steps[step].node for step in self.graph.ancestors([index])]
+            self._weights[index] = [array for node in nodes for array in _arrays_of(node)]
+        return self._weights[index]
 
 
-_conversions: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Conversion | str]]] = weakref.WeakKeyDictionary()
+class _Known:
+    """What is known of a module.
+
+    Args:
+        state: All that its conversions depend on.
+
+    Attributes:
+        by_picture: Its conversions, or why there are none, by the shape, dtype and device of pictures.
+        copied: Whether its conversions hold copies of its tensors.
+        contents: Fingerprint of its tensors, if so.
+    """
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+        self.by_picture: dict[Any, Conversion | str] = {}
+        self.copied, self.contents = False, b""
+
+
+def _arrays_of(node: TraceableNode) -> list[Array]:
+    held = (value.array if isinstance(value, chainer.Variable) else value for value in vars(node).values())
+    return [value for value in held if value is not None and chainer.is_arrays_compatible((value,))]
+
+
+_conversions: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
 def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], further: Sequence[Any]) -> Conversion:
     """The chain of a network that is asked about one batch of pictures.
 
-    It is made at the first call, and again when the module's layers, modes, hooks or weights are others than they were. It goes
-    when the module goes.
+    It is made at the first call, and again when the module's layers, settings, modes, hooks or weights are others than they were.
+    It goes when the module goes.
 
     Args:
         forward_func: The network.
@@ -94,17 +188,20 @@ def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furthe
     _check_picture(x)
     with _lock:
         try:
-            state = _state_of(forward_func)
-            known, by_picture = _conversions.get(forward_func, (None, {}))
-            if state != known:
-                by_picture = {}
-                _conversions[forward_func] = state, by_picture
+            state, tensors = _look_at(forward_func)
+            known = _conversions.get(forward_func)
+            if known is None or known.state != state or (known.copied and known.contents != _contents(tensors)):
+                known = _conversions[forward_func] = _Known(state)
             key = (tuple(x.shape[1:]), x.dtype, x.device)
-            if key not in by_picture:
-                by_picture[key] = _convert(forward_func, x.detach())
+            if key not in known.by_picture:
+                # Tracing may run hooks, such as those that make pruned weights anew.
+                conversion = known.by_picture[key] = _convert(forward_func, x.detach())
+                known.state, tensors = _look_at(forward_func)
+                if isinstance(conversion, Conversion) and _holds_copies(conversion, tensors):
+                    known.copied, known.contents = True, _contents(tensors)
         except Exception as error:  # A module may fail in any way as it is traced; as it is run plainly, it will say so itself.
             raise UntraceableError(str(error)) from error
-    conversion = by_picture[key]
+    conversion = known.by_picture[key]
     if isinstance(conversion, str):
         raise UntraceableError(conversion)
     return conversion
@@ -114,7 +211,8 @@ def _check_picture(x: Tensor) -> None:
     if type(x) not in (Tensor, nn.Parameter) or x.ndim != 4 or x.dtype not in (torch.float32, torch.float64):
         kind = f"{type(x).__name__} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise UntraceableError(f"the input must be a float32 or float64 tensor (B, C, H, W), got {kind} {tuple(x.shape)}")
-    if not x.numel() or not bool(x.isfinite().all()):
+    # A finite sum, which costs less, tells of finite values; their sum may still overflow.
+    if not x.numel() or not (math.isfinite(x.detach().sum()) or bool(x.isfinite().all())):
         raise UntraceableError("the input must have values, and all of them finite")
     if x.device.type not in ("cpu", "cuda") or (x.is_cuda and importlib.util.find_spec("cupy") is None):
         raise UntraceableError(f"the input must be on the CPU, or on CUDA with CuPy installed, it is on {x.device}")
@@ -127,6 +225,9 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     differing = next((part for part in module.modules() if part.training and isinstance(part, DIFFER_IN_TRAINING)), None)
     if differing is not None:
         return f"{type(differing).__name__} is in training mode"
+    hooked = next((part for part in module.modules() if _has_hooks(part)), None)
+    if hooked is not None or _has_any_global_hook():
+        return f"{type(module if hooked is None else hooked).__name__} has hooks, which may do anything"
     try:
         chain, modules = trace_module(module, x)
     except UntraceableError as error:
@@ -134,7 +235,14 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     if any(part.training for part in module.modules()) and not _gives_outputs_of(module, chain, x):
         return f"{type(module).__name__} gives other outputs in training mode"
     relus = frozenset(path for path, name in modules.items() if isinstance(module.get_submodule(name), nn.ReLU))
-    return Conversion(chain, modules, relus)
+    differentiable = not any(tensor.is_inference() for tensor in _look_at(module)[1])
+    return Conversion(chain, modules, relus, differentiable)
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    # Those that PyTorch's own utilities have, such as pruning, make weights and do nothing else.
+    own = (type(hook).__module__.startswith("torch.nn.utils.") for hook in part._forward_pre_hooks.values())
+    return bool(part._forward_hooks or part._backward_hooks or part._backward_pre_hooks) or not all(own)
 
 
 def _gives_outputs_of(module: nn.Module, chain: TraceableGraph, x: Tensor) -> bool:
@@ -147,17 +255,51 @@ def _gives_outputs_of(module: nn.Module, chain: TraceableGraph, x: Tensor) -> bo
     return output.shape == expected.shape and bool(abs(output - expected).max() <= TOLERANCE * abs(expected).max())
 
 
-def _state_of(module: nn.Module) -> Any:
-    """All that a conversion depends on; equal as long as the module stays what it was."""
+def _look_at(module: nn.Module) -> tuple[list[Any], list[Tensor]]:
+    """All that a conversion depends on, equal as long as the module stays what it was; and the tensors that the module holds."""
+    state: list[Any] = [bool(_has_any_global_hook())]
+    tensors: list[Tensor] = []
+    for part in module.modules():
+        hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
+        # Every hook ever registered has a number of its own.
+        state += (weakref.ref(part), type(part), *map(tuple, hooks))
+        for name, value in vars(part).items():
+            # Where hooks make weights, every forward pass makes new ones.
+            if name not in INTERNAL and not (part._forward_pre_hooks and isinstance(value, Tensor)):
+                state += (name, _described(value, tensors))
+        for held in (part._parameters, part._buffers):
+            for name, value in held.items():
+                state += (name, _described(value, tensors))
+    return state, tensors
 
-    def describe(part: nn.Module) -> Any:
-        hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-        return weakref.ref(part), part.training, part.extra_repr(), "forward" in vars(part), *map(len, hooks)
 
-    def look_at(tensor: Tensor) -> Any:
-        # The chain holds the memory, so no other tensor can come to lie at its address.
-        version = None if tensor.is_inference() else tensor._version
-        return tensor.data_ptr(), version, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+def _described(value: Any, tensors: list[Tensor]) -> Any:
+    """What can be compared of a value, which isn't kept alive; the tensors in it are added to the list."""
+    kind = type(value)
+    if kind in PLAIN or (kind is tuple and PLAIN.issuperset(map(type, value))):
+        return value
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        # A version counts changes in place, but not those by ``.data`` or NumPy. The chain holds the memory, so no other tensor
+        # can come to lie at its address.
+        version = None if value.is_inference() else value._version
+        return value.data_ptr(), version, value.shape, value.stride(), value.dtype
+    if isinstance(value, (tuple, list)):
+        return [kind, *(_described(one, tensors) for one in value)]
+    if isinstance(value, dict):
+        return [kind, *((id(key), _described(one, tensors)) for key, one in value.items())]
+    return id(value)
 
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return [describe(part) for part in module.modules()], [look_at(tensor) for tensor in tensors]
+
+def _holds_copies(conversion: Conversion, tensors: list[Tensor]) -> bool:
+    """Whether some of the chain's arrays aren't the module's memory but were made of it: changes there don't show here."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    spans = [(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
+    arrays = [array for step in conversion.graph.steps for array in _arrays_of(step.node)]
+    places = [array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr for array in arrays]
+    return not all(any(start <= place < stop for start, stop in spans) for place in places)
+
+
+def _contents(tensors: list[Tensor]) -> bytes:
+    octets = (tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors)
+    return fingerprint(one.numpy() if one.device.type == "cpu" else sys.modules["cupy"].from_dlpack(one) for one in octets)

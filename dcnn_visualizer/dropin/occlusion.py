@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dcnn_visualizer.dropin.accelerated import activations, occlusion_changes
+from dcnn_visualizer.dropin.accelerated import occlusion_changes
 from dcnn_visualizer.dropin.arguments import Target, select_target, target_of
 from dcnn_visualizer.dropin.conversions import Conversion
 from dcnn_visualizer.incremental import PLACES
 
 
 def differences(
+    module: nn.Module,
     conversion: Conversion,
     x: Tensor,
     baseline: Tensor,
@@ -29,7 +30,8 @@ def differences(
     """How scores fall as each window of pictures is hidden.
 
     Args:
-        conversion: The network.
+        module: The network.
+        conversion: The same as a chain.
         x: Pictures (B, C, H, W).
         baseline: What hides them, of the same shape.
         axes: Slices of channels, rows and columns; a window is any combination of them.
@@ -40,8 +42,7 @@ def differences(
     Returns:
         Tensor (scores, channel slices, row slices, column slices): the scores as they are minus those with the window hidden.
     """
-    (output,) = activations(conversion, x, [conversion.chain.graph().index("")])
-    select_target(output, target)  # Which refuses a target that doesn't fit, before the work starts.
+    select_target(module(x), target)  # Which refuses a target that doesn't fit, before the work starts.
     advance(1)
     channels, rows, columns = axes
     places = np.array([(row.start, column.start, row.stop, column.stop) for row, column in itertools.product(rows, columns)])

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from dcnn_visualizer.dropin.arguments import (
     Selector,
     Target,
+    Tensors,
+    as_tuple,
     call,
     repeat_arguments,
     repeat_target,
@@ -26,11 +28,38 @@ from dcnn_visualizer.dropin.arguments import (
 Forward = Callable[..., Any]
 
 
-def gradients(forward: Forward, inputs: tuple[Tensor, ...], target: Target, further: Sequence[Any]) -> tuple[Tensor, ...]:
+def gradients(
+    forward: Forward, inputs: Tensors, target: Target = None, further: Sequence[Any] | None = None
+) -> tuple[Tensor, ...]:
     """Gradients of the scores that a target chooses, summed over the examples, with respect to each input."""
     with torch.enable_grad():
-        scores = single_score(select_target(call(forward, inputs, further), target))
+        scores = single_score(select_target(call(forward, as_tuple(inputs), further or ()), target))
         return torch.autograd.grad(torch.unbind(scores), inputs)
+
+
+def convergence_delta(
+    forward: Forward,
+    attributions: tuple[Tensor, ...],
+    starts: tuple[Tensor, ...],
+    ends: tuple[Tensor, ...],
+    target: Target,
+    further: Sequence[Any],
+) -> Tensor:
+    """What attributions sum to, minus what the score changes by from one point to the other: (B,).
+
+    Raises:
+        AssertionError: Attributions of another number of examples.
+    """
+    for attribution, end in zip(attributions, ends, strict=False):
+        if len(attribution) != len(end):
+            raise AssertionError(f"attributions must be of {len(end)} examples, as end_point is, got {len(attribution)}")
+
+    def sums(values: Tensor) -> Tensor:
+        return values.reshape(len(values), -1).sum(1)
+
+    with torch.no_grad():
+        before, after = (sums(select_target(call(forward, point, further), target)) for point in (starts, ends))
+        return torch.stack([sums(attribution) for attribution in attributions]).sum(0) - (after - before)
 
 
 def neuron_gradients(
@@ -110,7 +139,18 @@ def layer_values(
 
 @contextmanager
 def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
-    """While this lasts, gradients pass the network's ``nn.ReLU`` modules rectified.
+    """While this lasts, gradients pass the network's ``nn.ReLU`` modules rectified; see :func:`override_relus`."""
+    tensors: list[Any] = []
+    modules = override_relus(module, by_signal, tensors)
+    try:
+        yield
+    finally:
+        for handle in (*modules, *tensors):
+            handle.remove()
+
+
+def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any], thread: int | None = None) -> list[Any]:
+    """Lets gradients pass the network's ``nn.ReLU`` modules rectified, from the next forward pass on.
 
     As in Captum the rule is applied to all of the gradient that arrives at what the ReLU took, even if others took it too.
 
@@ -118,11 +158,17 @@ def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
         module: The network.
         by_signal: Whether what passes is the signal at the output, max(g, 0), as in DeconvNet (Zeiler and Fergus, 2014), or the
             gradient at the input, max(g·[x>0], 0), as in guided backpropagation (Springenberg et al., 2015).
+        tensors: Gets the handles of the hooks on the tensors that come by.
+        thread: The one thread whose forward pass is meant; None for all.
+
+    Returns:
+        The handles of the hooks on the modules.
     """
-    handles: list[Any] = []
     signals: list[dict[str, Tensor]] = []
 
-    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
+        if thread not in (None, threading.get_ident()):
+            return None
         (x,) = arguments
         signal: dict[str, Tensor] = {}
         signals.append(signal)
@@ -130,26 +176,23 @@ def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
         def override(gradient: Tensor) -> Tensor | None:
             if "output" not in signal:
                 return None  # The way back begins before this ReLU.
-            return F.relu(signal["output"] if by_signal else gradient)
+            output = signal.pop("output")
+            return F.relu(output if by_signal else gradient)
 
         if x.requires_grad:
-            handles.append(x.register_hook(override))
+            tensors.append(x.register_hook(override))
         # A ReLU in place works on the clone, so that what it took remains.
         return (x.clone(),)
 
     def leave(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
+        if thread not in (None, threading.get_ident()):
+            return
         signal = signals.pop()
         if output.requires_grad:
-            handles.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
+            tensors.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
 
-    try:
-        for part in module.modules():
-            if isinstance(part, nn.ReLU):
-                handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    relus = [part for part in module.modules() if isinstance(part, nn.ReLU)]
+    return [handle for relu in relus for handle in (relu.register_forward_pre_hook(enter), relu.register_forward_hook(leave))]
 
 
 def as_scores(output: Any) -> Tensor:

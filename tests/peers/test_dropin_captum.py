@@ -4,6 +4,7 @@ import gc
 import inspect
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from dcnn_visualizer.dropin import accelerated, captum, conversions
 from dcnn_visualizer.dropin.captum import NotAccelerated
+from dcnn_visualizer.receptive_field import ReceptiveField
 from tests.peers import torch_networks as networks
 
 ON_OUTPUTS = ("Saliency", "GuidedBackprop", "Deconvolution")
@@ -81,6 +84,13 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(params=accelerated.ENGINES)
+def engine(request, monkeypatch):
+    """Lets gradients of whole pictures go through one engine only."""
+    monkeypatch.setattr(accelerated, "ENGINES", {request.param: accelerated.ENGINES[request.param]})
+    return request.param
+
+
 def network(name):
     torch.manual_seed(0)
     return networks.shaken(NETWORKS[name]()).eval()
@@ -137,8 +147,60 @@ def test_signatures_are_captums(name):
     ours, theirs = getattr(captum, name), getattr(captums, name)
     # NeuronGradient and its kin share a constructor, which calls the network by one name.
     assert [one[1:] for one in described(ours)] == [one[1:] for one in described(theirs)]
-    assert described(ours.attribute) == described(theirs.attribute)
+    methods = [method for method, value in inspect.getmembers(theirs, inspect.isroutine) if not method.startswith("_")]
+    assert "attribute" in methods
+    for method in methods:
+        assert described(getattr(ours, method)) == described(getattr(theirs, method)), method
     assert ours.get_name() == theirs.get_name()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_public_is_there(name):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    arguments = (net, net[0]) if "Neuron" in name or "Layer" in name else (net,)
+    ours, theirs = (getattr(library, name)(*arguments) for library in (captum, captums))
+    # How these overrode ReLUs and averaged windows is their own affair.
+    internal = {"backward_hooks", "use_relu_grad_output", "use_weights", "guided_backprop", "deconv"}
+    public = {member for member in dir(theirs) if not member.startswith("_")} - internal
+    assert public <= set(dir(ours))
+    assert ours.multiplies_by_inputs == theirs.multiplies_by_inputs
+    assert ours.has_convergence_delta() == theirs.has_convergence_delta()
+    assert hasattr(ours, "compute_convergence_delta") == hasattr(theirs, "compute_convergence_delta")
+
+
+@pytest.mark.parametrize("name", [*ON_OUTPUTS, *ON_NEURONS])
+def test_convergence_deltas(name):
+    def delta(library, net, *args, **kwargs):
+        arguments = (net, net.linear) if "Neuron" in name else (net,)
+        return getattr(library, name)(*arguments).compute_convergence_delta(*args, **kwargs)
+
+    net, x = small()
+    attributions = pictures(2, 3, 33, 33, seed=7)
+    for start in (None, 0, 0.5, pictures(1, 3, 33, 33, seed=8), pictures(2, 3, 33, 33, seed=8), (0.25,)):
+        for target in (1, [0, 3], torch.tensor([4, 2])):
+            assert_equal(delta(captum, net, attributions, start, x, target), delta(captums, net, attributions, start, x, target))
+    pair, (one, other) = small(TwoInputs)[0], (pictures(2, 3, 9, 9), pictures(2, 3, 9, 9, seed=1))
+    arguments = (one, other), (0, other * 2), (one, other), 1, 0.5
+    assert_equal(delta(captum, pair, *arguments), delta(captums, pair, *arguments))
+    for wrong in (
+        (attributions[:1], 0, x, 1),
+        (attributions, "0", x, 1),
+        (attributions, pictures(2, 3, 9, 9), x, 1),
+        (attributions, 0, x, [1]),
+    ):
+        for library in (captum, captums):
+            with pytest.raises(AssertionError):
+                delta(library, net, *wrong)
+
+
+def test_a_gradient_func_of_ones_own_is_used():
+    net, x = small()
+    for library in (captum, captums):
+        attribution = library.Saliency(net)
+        attribution.gradient_func = lambda forward, inputs, target, further: (torch.full_like(inputs[0], -target),)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(attribution.attribute(x, 2), torch.full_like(x, 2))
 
 
 def test_captum_is_not_imported():
@@ -147,6 +209,7 @@ def test_captum_is_not_imported():
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("name", ON_OUTPUTS)
 @pytest.mark.parametrize("of", NETWORKS)
 def test_attributions_of_outputs(of, name):
@@ -160,6 +223,7 @@ def test_attributions_of_outputs(of, name):
     compare(name, (net.double(),), x.double()[:1], 0)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("name", ON_NEURONS)
 @pytest.mark.parametrize(
     ("of", "layer"),
@@ -189,6 +253,52 @@ def test_attributions_of_neurons_of_maps(of, layer, name):
         compare(name, arguments, x, selector, attribute_to_neuron_input=True, accelerated=not composite)
 
 
+@pytest.fixture
+def from_receptive_fields(monkeypatch):
+    """The sizes of the parts of pictures from which neurons were projected; how large they are doesn't matter here."""
+    monkeypatch.setattr(accelerated, "WAYS", 1e-9)
+    sizes = []
+    project = ReceptiveField.project
+    monkeypatch.setattr(
+        ReceptiveField, "project", lambda self, parts, *rest: sizes.append(parts.shape) or project(self, parts, *rest)
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("name", ON_NEURONS)
+@pytest.mark.parametrize(
+    ("of", "layer", "seen"),
+    [
+        ("vgg", "features.3", 8),
+        ("vgg", "features.4", 8),
+        ("alexnet", "features.2", 11),
+        ("mixed", "left.1", 3),
+        ("mixed", "norm", 3),
+    ],
+)
+def test_neurons_are_projected_from_their_receptive_fields(of, layer, seen, name, from_receptive_fields):
+    """Exactly, also at the borders, with each ReLU by its own rule: only modules are overridden."""
+    net, x = network(of), pictures(2, 3, 64, 64)
+    arguments = net, net.get_submodule(layer)
+    rows, columns = captum.LayerActivation(*arguments).attribute(x).shape[2:]
+    places = [(0, 0), (rows - 1, columns - 1), (0, columns // 2), (rows // 2, 3)]
+    for place in places:
+        compare(name, arguments, x, (1, *place))
+    assert from_receptive_fields == [(2, 3, seen, seen)] * len(places)
+    compare(name, arguments, x, (-1, 2, 3))
+    for outside in ((99, 0, 0), (0, rows, 0), (0, 0, -columns - 1)):
+        assert assert_refused(name, arguments, x, outside) is IndexError
+    assert len(from_receptive_fields) <= len(places) + 1
+
+
+def test_neurons_that_see_most_of_the_picture_are_projected_from_all_of_it(from_receptive_fields, monkeypatch):
+    monkeypatch.setattr(accelerated, "WAYS", 2)
+    net, x = network("vgg"), pictures(1, 3, 10, 10)
+    compare("NeuronGradient", (net, net.features[3]), x, (0, 2, 2))
+    compare("NeuronGradient", (net, net.features[0]), x, (0, 2, 2))
+    assert from_receptive_fields == [(1, 3, 3, 3)]
+
+
 @pytest.mark.parametrize("name", ON_NEURONS)
 def test_attributions_of_neurons_of_vectors(name):
     net, x = network("vgg"), pictures(2, 3, 64, 64)
@@ -206,6 +316,63 @@ def test_activations(of):
         compare("LayerActivation", (net, layer), x, attribute_to_layer_input=True)
     compare("LayerActivation", (net, layers), (x,))
     compare("LayerActivation", (net, net), x)
+
+
+def test_a_network_runs_no_further_than_its_layers():
+    ran = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            x = self.second(self.second(self.first(x)))
+            ran.append("before")
+            x = self.last(x)
+            ran.append("after")
+            return x.mean((2, 3))
+
+    net, x = Counting(), pictures(1, 3, 20, 20)
+    captum.Saliency(net).attribute(x, 1)
+    for ask_once in (
+        lambda: compare("LayerActivation", (net, net.second), x),
+        lambda: compare("LayerActivation", (net, [net.last, net.first]), x),
+        lambda: compare("NeuronGradient", (net, net.last), x, lambda value: value.sum()),
+    ):
+        ran.clear()
+        ask_once()
+        # Captum's run, and ours.
+        assert ran.count("after") == 1
+    assert ran == ["before", "after", "before"]
+
+
+def test_runs_of_others_at_the_same_time_are_left_alone():
+    """While one thread asks for an early layer, another runs the network as it is, and gets its gradients."""
+    net, x = small()
+    expected = torch.autograd.grad(net(y := x.clone().requires_grad_()).sum(), y)
+    results = []
+
+    def run_meanwhile():
+        y = x.clone().requires_grad_()
+        results.append(torch.autograd.grad(net(y).sum(), y))
+
+    class Meanwhile(nn.Module):
+        def forward(self, x):
+            if not results and torch.is_grad_enabled() and not isinstance(x, torch.fx.Proxy) and armed:
+                other = threading.Thread(target=run_meanwhile)
+                results.append(None)
+                other.start()
+                other.join()
+            return x
+
+    armed = []
+    whole = nn.Sequential(Meanwhile(), net)
+    compare("GuidedBackprop", (whole,), x, 1)
+    armed.append(True)
+    attribution = captum.NeuronGuidedBackprop(whole, net.left)
+    attribution.attribute(x + 1, lambda value: value.sum())
+    torch.testing.assert_close(results[1], expected)
 
 
 def test_changing_a_returned_activation_changes_nothing():
@@ -501,32 +668,224 @@ def test_what_cannot_be_traced_is_tried_once(traced):
     assert len(traced) == 1
 
 
-def test_changed_weights_are_seen():
+def assert_all_equal(net, layer, x, accelerated=True):
+    """Asks in every way, and again and again about one picture, so that what was kept would be used."""
+    for _ in range(3):
+        for name in ON_OUTPUTS:
+            compare(name, (net,), x, 1, accelerated=accelerated)
+    for name in ON_NEURONS:
+        compare(name, (net, layer), x, (1, 2, 3), accelerated=accelerated)
+    compare("LayerActivation", (net, layer), x, accelerated=accelerated)
+    compare("Occlusion", (net,), x, (3, 15, 15), 15, target=1, accelerated=accelerated)
+
+
+def by_optimizer(net, x):
+    net(x).sum().backward()
+    torch.optim.SGD(net.parameters(), 0.01).step()
+    net.zero_grad()
+
+
+def in_place(net, x):
+    with torch.no_grad():
+        net.stem.weight.mul_(0.5)
+
+
+def through_data(net, x):
+    net.stem.weight.data.mul_(0.5)  # Which PyTorch's own counter doesn't count.
+
+
+def one_number_through_numpy(net, x):
+    net.last.weight.detach().numpy()[0, 1, 2, 0] += 0.5
+
+
+def other_memory(net, x):
+    net.stem.weight.data = net.stem.weight.data * 0.5
+
+
+def by_loading(net, x):
+    net.load_state_dict({name: 0.2 * torch.randn_like(value) for name, value in net.state_dict().items()})
+
+
+def by_assigning(net, x):
+    net.load_state_dict({name: 0.2 * torch.randn_like(value) for name, value in net.state_dict().items()}, assign=True)
+
+
+def another_parameter(net, x):
+    net.stem.weight = nn.Parameter(net.stem.weight.detach() * 0.5)
+
+
+def another_module(net, x):
+    net.linear = nn.Linear(8, 6)
+
+
+def no_bias(net, x):
+    net.left[0].bias = None
+
+
+def other_settings(net, x):
+    net.left[1].inplace, net.last.padding = True, (1, 1)
+
+
+def another_number_in_forward(net, x):
+    net.norm.alpha = 2.0
+
+
+def other_statistics(net, x):
+    net.left[1] = nn.BatchNorm2d(4).eval()
+    net.left[1].running_mean.data[0] = 0.5
+
+
+CHANGES = (
+    by_optimizer, in_place, through_data, one_number_through_numpy, other_memory, by_loading, by_assigning, another_parameter,
+    another_module, no_bias, other_settings, another_number_in_forward, other_statistics,
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_of_the_network_are_seen(change):
+    torch.manual_seed(0)
     net, x = small()
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    assert_all_equal(net, net.left, x)
+    change(net, x)
+    assert_all_equal(net, net.left, x)
+
+
+@pytest.mark.usefixtures("engine")
+def test_weights_changed_back_are_seen():
+    """What was kept of the changed network is of no use to the old one, though all counters are the same."""
+    net, x = small()
+    compare("Saliency", (net,), x, 1)
+    for _ in range(2):
+        for factor in (2, 0.5):
+            net.stem.weight.data.mul_(factor)
+            compare("Saliency", (net,), x, 1)
+            compare("Saliency", (net,), x, 2)
+
+
+def test_modes_are_seen():
+    net, x = small()
+    net.left.append(nn.Dropout(0.5))
+    net.eval()
+    assert_all_equal(net, net.stem, x)
+    net.train()
+    with pytest.warns(NotAccelerated, match="Dropout is in training mode"):
+        captum.Saliency(net).attribute(x, 1)
+    net.eval()
+    assert_all_equal(net, net.stem, x)
+
+
+class Constants(nn.Module):
+    """Weights that forward makes, and tensors and numbers that are no parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.gain = nn.Parameter(torch.rand(4, 1, 1) + 0.5)
+        self.shift, self.options = torch.rand(4, 1, 1), {"factor": 2.0, "shifts": [torch.rand(4, 1, 1)]}
+
+    def forward(self, x):
+        x = F.conv2d(x, self.conv.weight * self.gain[..., None], self.conv.bias) - self.shift
+        x = F.relu(x) * self.options["factor"] + self.options["shifts"][0]
+        return self.linear(F.relu(x).mean((2, 3)))
+
+
+def test_changes_of_what_weights_are_made_of_are_seen():
+    net, x = small(Constants)
 
     def check():
-        compare("GuidedBackprop", (net,), x, 1)
-        compare("Occlusion", (net,), x, (3, 9, 9), 9, target=1)
+        for _ in range(2):
+            compare("Saliency", (net,), x, 1)
+        compare("Occlusion", (net,), x, (3, 15, 15), 15, target=1)
 
     check()
-    net(x).sum().backward()
-    optimizer.step()
+    net.gain.data.mul_(2)
     check()
-    net.stem.weight.data.mul_(0.5)  # Which PyTorch's own counter doesn't count.
+    net.conv.weight.detach().numpy()[0, 0, 0, 0] += 1
     check()
-    net.stem.weight.detach().numpy()[...] += 0.01
+    net.shift += 0.3
     check()
-    net.linear = nn.Linear(8, 6)
+    net.shift.data.mul_(2)
     check()
-    net.left[0].bias = None
+    net.options["factor"] = 0.5
     check()
-    net.load_state_dict({name: 0.2 * torch.randn_like(value) for name, value in net.state_dict().items()})
+    net.options["shifts"][0] = torch.rand(4, 1, 1)
     check()
-    net.left[1].inplace, net.last.padding = True, (1, 1)
-    check()
-    net.stem.register_forward_hook(lambda module, inputs, output: output * 2)
-    compare("Saliency", (net,), x, 1, accelerated=False)
+
+
+@pytest.mark.usefixtures("engine")
+def test_pruned_and_parametrized_weights(traced):
+    net, x = small()
+    assert_all_equal(net, net.stem, x)
+    prune.random_unstructured(net.stem, "weight", 0.5)
+    assert_all_equal(net, net.stem, x)
+    parametrizations.weight_norm(net.last)
+    assert_all_equal(net, net.stem, x)
+    assert len(traced) == 3
+    net.stem.weight_orig.data.mul_(2)
+    assert_all_equal(net, net.stem, x)
+    net.last.parametrizations.weight.original0.data.mul_(2)
+    assert_all_equal(net, net.stem, x)
+    prune.remove(net.stem, "weight")
+    parametrize.remove_parametrizations(net.last, "weight")
+    assert_all_equal(net, net.stem, x)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda net: net.stem.register_forward_hook(lambda module, inputs, output: output * 2),
+        lambda net: net.stem.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,)),
+        lambda net: net.relu.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * 2,)),
+        lambda net: net.stem.register_forward_hook(
+            lambda module, inputs, output: output.requires_grad and output.register_hook(lambda g: g * 3) and None
+        ),
+        lambda net: nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None),
+    ],
+)
+def test_with_hooks_pytorch_answers(register):
+    net, x = small()
+    compare("Saliency", (net,), x, 1)
+    handle = register(net)
+    try:
+        for _ in range(2):
+            compare("Saliency", (net,), x, 1, accelerated=False)
+    finally:
+        handle.remove()
+    compare("Saliency", (net,), x, 1)
+
+
+def test_the_faster_engine_is_taken(monkeypatch):
+    asked, clock = [], [0.0]
+
+    def engine(name):
+        class Fake:
+            def __init__(self, *arguments):
+                asked.append(name)
+
+            def gradient(self, choose, keep):
+                clock[0] += {"slow": 2, "fast": 1}[name]
+                return torch.zeros(2, 3, 33, 33)
+
+        return Fake
+
+    monkeypatch.setattr(accelerated, "ENGINES", {"slow": engine("slow"), "fast": engine("fast")})
+    monkeypatch.setattr(accelerated.time, "perf_counter", lambda: clock[0])
+    net, x = small()
+    attribution = captum.Saliency(net)
+    for number in range(8):
+        attribution.attribute(x + number, 1)
+    assert asked == ["slow", "slow", *["fast"] * 6]
+
+
+def test_weights_made_in_inference_mode():
+    """PyTorch takes no gradients of them; the kernels do."""
+    with torch.inference_mode():
+        net, _ = small()
+    usual, x = small()
+    attribution = captum.GuidedBackprop(net)
+    for target in range(3):
+        assert_equal(attribution.attribute(x, target), captums.GuidedBackprop(usual).attribute(x, target))
 
 
 def test_a_changed_picture_is_seen():
@@ -548,14 +907,16 @@ def test_a_module_may_go():
 def test_the_memory_of_pictures_and_weights_is_not_copied(monkeypatch):
     net, x = small()
     seen = []
-    original = accelerated.recording_of
+    original = accelerated.IncrementalSweep
     monkeypatch.setattr(
-        accelerated, "recording_of", lambda chain, picture: seen.append((chain, picture)) or original(chain, picture)
+        accelerated,
+        "IncrementalSweep",
+        lambda graph, targets, picture: seen.append((graph, picture)) or original(graph, targets, picture),
     )
-    captum.Saliency(net).attribute(x.requires_grad_(), 1)
-    ((chain, picture),) = seen
-    assert np.shares_memory(picture, x.detach().numpy())
-    assert np.shares_memory(chain["stem"].W.array, net.stem.weight.detach().numpy())
+    captum.Occlusion(net).attribute(x[:1], (3, 20, 20), 10, target=1)
+    ((graph, picture),) = seen
+    assert np.shares_memory(picture, x.numpy())
+    assert np.shares_memory(graph.steps[graph.index("stem")].node.W.array, net.stem.weight.detach().numpy())
 
 
 def test_gradients_of_the_caller_are_left_alone():
