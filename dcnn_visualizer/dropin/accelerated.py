@@ -195,7 +195,14 @@ def _projected(x: Array, field: ReceptiveField, neuron: Neuron, rule: Rule, exce
         return result
 
 
-def occlusion_changes(conversion: Conversion, picture: Tensor, windows: np.ndarray, fills: Tensor, batch: int) -> Tensor:
+def occlusion_changes(
+    conversion: Conversion,
+    picture: Tensor,
+    windows: np.ndarray,
+    fills: Tensor,
+    batch: int,
+    check: Callable[[Tensor], object],
+) -> Tensor:
     """How the network's outputs for one picture change as each window is hidden.
 
     Args:
@@ -204,20 +211,29 @@ def occlusion_changes(conversion: Conversion, picture: Tensor, windows: np.ndarr
         windows: Integers (N, 4): top, left, bottom, right of each window.
         fills: What hides them, in turn: (fills, C, H, W).
         batch: Windows that go through the network at once, at most.
+        check: Gets the outputs of the picture as it is, (1, ...), before the work starts, and may refuse them.
 
     Returns:
         Tensor (fills, N, ...): occluded minus original.
     """
-    return _occlusion_changes(picture.detach(), fills.detach(), conversion, windows, batch)
+    return _occlusion_changes(picture.detach(), fills.detach(), conversion, windows, batch, check)
 
 
 @takes_any_array
-def _occlusion_changes(picture: Array, fills: Array, conversion: Conversion, windows: np.ndarray, batch: int) -> Array:
+def _occlusion_changes(
+    picture: Array,
+    fills: Array,
+    conversion: Conversion,
+    windows: np.ndarray,
+    batch: int,
+    check: Callable[[Tensor], object],
+) -> Array:
     graph = conversion.graph
     output, xp = graph.index(""), array_module(picture)
     device = chainer.backend.get_device_from_array(picture)
     with chainer.using_device(device), chainer.no_backprop_mode(), chainer.using_config("train", False):
         sweep = IncrementalSweep(graph, [output], picture[None])
+        check(torch.from_dlpack(sweep.outputs[output]))
         if sweep.outputs[output].ndim == 2:
             watcher = Watcher(sweep, {output: "value"}, batch, free_memory(picture) // 4)
             return xp.stack([watcher.watch(windows, fill[None])[output] for fill in fills])

@@ -2,9 +2,9 @@
 
 Constructors, ``attribute``, defaults, results, warnings and kinds of errors are those of Captum 0.9, which isn't needed itself. A
 ``torch.nn.Module`` that takes one batch of pictures is converted once (see :mod:`dcnn_visualizer.importers.torch`). From then on
-what an occluder changes is all that is carried through it, neurons are projected from their receptive fields, other gradients take
-the faster of the kernels and PyTorch, and no layer runs that isn't needed (see :mod:`dcnn_visualizer.dropin.accelerated`). What is
-beyond that, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says so once an object.
+what an occluder changes is all that is carried through it, neurons are projected from their receptive fields, other gradients
+take the faster of the kernels and PyTorch, and no layer runs that isn't needed (see :mod:`dcnn_visualizer.dropin.accelerated`).
+What is beyond that, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says so once an object.
 """
 
 from __future__ import annotations
@@ -504,11 +504,7 @@ class Occlusion(_Attribution):
                 )
             else:
                 x, axes, baseline = tensors[0], windows[0], hiding[0]
-                differences = [
-                    occlusion.differences(
-                        self.forward_func, conversion, x, baseline, axes, target, perturbations_per_eval, advance
-                    )
-                ]
+                differences = [occlusion.differences(conversion, x, baseline, axes, target, perturbations_per_eval, advance)]
             return like(inputs, list(map(occlusion.averaged, differences, windows, tensors)))
 
     def attribute_future(self) -> None:

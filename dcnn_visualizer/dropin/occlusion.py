@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcnn_visualizer.dropin.accelerated import occlusion_changes
 from dcnn_visualizer.dropin.arguments import Target, select_target, target_of
@@ -18,7 +18,6 @@ from dcnn_visualizer.incremental import PLACES
 
 
 def differences(
-    module: nn.Module,
     conversion: Conversion,
     x: Tensor,
     baseline: Tensor,
@@ -30,8 +29,7 @@ def differences(
     """How scores fall as each window of pictures is hidden.
 
     Args:
-        module: The network.
-        conversion: The same as a chain.
+        conversion: The network.
         x: Pictures (B, C, H, W).
         baseline: What hides them, of the same shape.
         axes: Slices of channels, rows and columns; a window is any combination of them.
@@ -42,7 +40,10 @@ def differences(
     Returns:
         Tensor (scores, channel slices, row slices, column slices): the scores as they are minus those with the window hidden.
     """
-    select_target(module(x), target)  # Which refuses a target that doesn't fit, before the work starts.
+
+    def check(outputs: Tensor) -> None:
+        select_target(outputs.expand(len(x), *outputs.shape[1:]), target)  # Which refuses a target that doesn't fit.
+
     advance(1)
     channels, rows, columns = axes
     places = np.array([(row.start, column.start, row.stop, column.stop) for row, column in itertools.product(rows, columns)])
@@ -52,7 +53,8 @@ def differences(
         fills = picture.repeat(len(channels), 1, 1, 1)
         for fill, part in zip(fills, channels, strict=True):
             fill[part] = hiding[part]
-        changes = occlusion_changes(conversion, picture, places, fills, max(perturbations_per_eval, PLACES)).flatten(0, 1)
+        batch = max(perturbations_per_eval, PLACES)
+        changes = occlusion_changes(conversion, picture, places, fills, batch, check).flatten(0, 1)
         chosen = select_target(changes, target_of(target, example, len(changes)))
         falls.append(-chosen.reshape(len(changes), -1).T)
         advance(runs * (example + 1) // len(x) - runs * example // len(x))
