@@ -1,3 +1,5 @@
+from itertools import product
+
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -191,6 +193,42 @@ def test_unpooling_is_the_oracles_whatever_the_windows(dtype, layout, mode, mask
     back = kernels.unpooling_2d(g, shape, ksize, stride, pad, switches, mode, mask, rectify)
     sums = oracle.unpooling_2d(g, shape, ksize, stride, pad, switches, mode)
     assert_close(back, oracle.relu_reverse(sums, gate, rectify))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    ("picture", "cover_all"), [*product([(7, 71), (6, 39), (5, 34), (4, 70)], [True, False]), ((1, 33), True)]
+)
+def test_rows_of_many_windows_of_2_by_2(picture, cover_all, dtype):
+    """Of any remainder: what is left of a row, its last pixel, and the last row."""
+    x = tied(0, (2, 3, *picture), dtype)
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    window = ((2, 2), (2, 2), ((0, 0), (0, 0)))
+    y, switches = kernels.max_pooling_2d(x, 2, cover_all=cover_all)
+    expected, places = oracle.max_pooling_2d(x, *window, cover_all)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(switches, places)
+    g, gate, mask = normal(1, y.shape, dtype), oracle.passes(x), oracle.relu_mask(x)
+    sums = oracle.unpooling_2d(g, picture, *window, places)
+    assert_close(kernels.unpooling_2d(g, picture, 2, switches=switches), sums)
+    for masked, rectify in ((True, False), (False, True), (True, True)):
+        back = kernels.unpooling_2d(g, picture, 2, switches=switches, mask=mask if masked else None, rectify=rectify)
+        assert_close(back, oracle.relu_reverse(sums, gate if masked else None, rectify))
+
+
+@dtypes
+@pytest.mark.parametrize("ksize", [2, 3])
+def test_one_pictures_switches_and_mask_serve_all_signals(ksize, dtype):
+    x = normal(0, (1, 3, 6, 70), dtype)
+    y, switches = kernels.max_pooling_2d(x, ksize, 2)
+    g, mask = normal(1, (4, *y.shape[1:]), dtype), kernels.relu_mask(x)
+    shared = np.broadcast_to(switches, g.shape), np.broadcast_to(mask, (4, mask.shape[1]))
+    copied = [record.copy() for record in shared]
+    got, expected = (kernels.unpooling_2d(g, (6, 70), ksize, 2, 0, s, mask=m, rectify=True) for s, m in (shared, copied))
+    np.testing.assert_array_equal(got, expected)
+    signal = normal(2, (4, 3, 6, 70), dtype)
+    got, expected = (kernels.relu_reverse(signal, m, True) for m in (shared[1], copied[1]))
+    np.testing.assert_array_equal(got, expected)
 
 
 @dtypes

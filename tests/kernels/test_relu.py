@@ -10,8 +10,8 @@ from tests import oracle
 from tests.kernels.device import cuda_only, kernels, reference_only
 from tests.kernels.properties import assert_close, check_calls, dtypes, normal
 
-#: The last has more elements than a block of threads takes at once, and samples that don't fill their last byte.
-SHAPES = [(3, 5), (2, 3, 4, 5), (4,), (2, 3, 4), (2, 3, 19, 23)]
+#: The last two have more elements than a block of threads takes at once, and samples that don't fill their last byte.
+SHAPES = [(3, 5), (2, 3, 4, 5), (4,), (2, 3, 4), (2, 3, 19, 23), (2, 2, 45, 47)]
 shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -48,7 +48,7 @@ def test_nan_passes_through_rectifiers_but_not_through_masks(dtype):
 
 @dtypes
 @pytest.mark.parametrize("z", [np.inf, 6.0, 0.5])
-@pytest.mark.parametrize("shape", [*SHAPES, (2, 8), (1, 1), (2, 3, 0), (3, 1031), (2, 1032)])
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 8), (1, 1), (2, 3, 0), (3, 1031), (2, 1032), (2, 4170)])
 def test_masks_are_the_oracles(shape, z, dtype):
     x = around_the_edges(0, shape, dtype)
     mask = kernels.relu_mask(x, z)

@@ -116,7 +116,7 @@ def copy(typing, target, target_start, source, source_start, count):
     signature = types.void(target, types.int64, source, types.int64, types.int64)
 
     def generate(context, builder, signature, values):
-        pointers = [_pointer(context, builder, signature.args[n], values[n], values[n + 1]) for n in (0, 2)]
+        pointers = [pointer_to(context, builder, signature.args[n], values[n], values[n + 1]) for n in (0, 2)]
         cgutils.raw_memcpy(builder, *pointers, values[4], target.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -131,12 +131,12 @@ def part(typing, target, target_start, target_step, source, source_start):
     def generate(context, builder, signature, values):
         lanes, vector = _vector(context, target)
         whole = ir.VectorType(vector.element, 4 * lanes)
-        pointer = _pointer(context, builder, source, values[3], values[4])
+        pointer = pointer_to(context, builder, source, values[3], values[4])
         read = builder.load(builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
         for n in range(4):
             places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(n, 4 * lanes, 4)))
             at = builder.add(values[1], builder.mul(values[2], ir.IntType(64)(n)))
-            pointer = _pointer(context, builder, target, values[0], at)
+            pointer = pointer_to(context, builder, target, values[0], at)
             dealt = builder.shuffle_vector(read, ir.Constant(whole, ir.Undefined), places)
             builder.store(dealt, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
         return context.get_dummy_value()
@@ -154,7 +154,7 @@ def join(typing, target, target_start, source, source_start, source_step):
         read = []
         for n in range(4):
             at = builder.add(values[3], builder.mul(values[4], ir.IntType(64)(n)))
-            pointer = _pointer(context, builder, source, values[2], at)
+            pointer = pointer_to(context, builder, source, values[2], at)
             read.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8))
         while len(read) > 1:
             places = ir.Constant(ir.VectorType(ir.IntType(32), 2 * read[0].type.count), list(range(2 * read[0].type.count)))
@@ -162,7 +162,7 @@ def join(typing, target, target_start, source, source_start, source_step):
         whole = ir.VectorType(vector.element, 4 * lanes)
         places = ir.Constant(ir.VectorType(ir.IntType(32), 4 * lanes), [n % 4 * lanes + n // 4 for n in range(4 * lanes)])
         joined = builder.shuffle_vector(read[0], ir.Constant(whole, ir.Undefined), places)
-        pointer = _pointer(context, builder, target, values[0], values[1])
+        pointer = pointer_to(context, builder, target, values[0], values[1])
         builder.store(joined, builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -175,5 +175,6 @@ def _vector(context, array):
     return lanes, ir.VectorType(context.get_value_type(array.dtype), lanes)
 
 
-def _pointer(context, builder, array, value, offset):
+def pointer_to(context, builder, array, value, offset):
+    """Where an element of a flat array lies."""
     return builder.gep(context.make_array(array)(context, builder, value).data, [offset])

@@ -1,28 +1,68 @@
-"""Unpooling by loops: a switch says where a signal goes, and NumPy has to ask every place of a window.
-
-Pooling stays with the reference: NumPy's passes over all windows are as fast as loops over each, and no faster in parts.
-"""
+"""Pooling and unpooling by loops: windows of 2 by 2 side by side as vectors, others one by one unless NumPy is as fast."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from ..geometry import Pads, Pair
+from ..geometry import Pads, Pair, output_shape
 from ..reference import pooling as reference
 from ..reference.pooling import FloatArray, Switches
-from ..reference.relu import Mask, relu_reverse
+from ..reference.relu import Mask
 from .jit import compiled
 from .layout import planes_of
+from .microkernel import VECTOR
+from .relu import bits_of, pass_gate, relu_mask, relu_reverse
 from .threads import share
+from .vectors import pool_2x2, unpool_2x2
+
+NO_PADS = ((0, 0), (0, 0))
 
 
 def max_pooling_2d(
     x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, cover_all: bool, mask: bool
 ) -> tuple[FloatArray, Switches] | tuple[FloatArray, Switches, Mask]:
     """See :func:`dcnn_kernels.max_pooling_2d`."""
-    return reference.max_pooling_2d(x, ksize, stride, pad, cover_all, mask)
+    if not _go_as_vectors(x.shape[3], x.dtype, ksize, stride, pad):
+        # NumPy's passes over all windows are as fast as loops over each, and no faster in parts.
+        return reference.max_pooling_2d(x, ksize, stride, pad, cover_all, mask)
+    y = np.empty(x.shape[:2] + output_shape(x.shape, ksize, stride, pad, cover_all=cover_all), x.dtype)
+    switches = np.empty(y.shape, np.uint8)
+    pictures, maxima = planes_of(x), planes_of(y)
+    share(_pool_2x2, len(maxima), pictures[:1].size, pictures, maxima, planes_of(switches), VECTOR // x.itemsize)
+    return (y, switches, relu_mask(y, math.inf)) if mask else (y, switches)
+
+
+def _go_as_vectors(width: int, dtype: np.dtype[Any], ksize: Pair, stride: Pair, pad: Pads) -> bool:
+    """Whether windows are 2 by 2, side by side, and a row of them fills a vector."""
+    return ksize == stride == (2, 2) and pad == NO_PADS and width // 2 >= VECTOR // dtype.itemsize
+
+
+@compiled
+def _pool_2x2(first, last, x, y, switches, lanes):
+    height, width = x.shape[1:]
+    rows, columns = y.shape[1:]
+    for plane in range(first, last):
+        picture, maxima, places = x[plane].reshape(-1), y[plane].reshape(-1), switches[plane].reshape(-1)
+        for row in range(rows):
+            upper, to = 2 * row * width, row * columns
+            done = 0
+            if 2 * row + 1 < height:
+                while done + lanes <= width // 2:
+                    pool_2x2(maxima, places, to + done, picture, upper + 2 * done, upper + width + 2 * done)
+                    # The last vector goes over some windows again, rather than leaving them out.
+                    done = width // 2 if done + lanes == width // 2 else min(done + lanes, width // 2 - lanes)
+            for column in range(done, columns):
+                best, place = picture[upper + 2 * column], 0
+                for number in range(1, 4):
+                    i, j = number // 2, 2 * column + number % 2
+                    if 2 * row + i < height and j < width:
+                        value = picture[upper + i * width + j]
+                        if value > best or (value != value and best == best):
+                            best, place = value, number
+                maxima[to + column], places[to + column] = best, place
 
 
 def unpooling_2d(
@@ -42,35 +82,58 @@ def unpooling_2d(
         return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
     if mode == "switch" and switches is not None:
         place = np.arange(ksize[0] * ksize[1])
+        switches = switches[:1] if switches.strides[0] == 0 and len(switches) else switches  # all samples share them
     else:
-        place, switches = np.array([(ksize[0] - 1) // 2 * ksize[1] + (ksize[1] - 1) // 2]), np.zeros(g.shape, np.uint8)
+        place, switches = np.array([(ksize[0] - 1) // 2 * ksize[1] + (ksize[1] - 1) // 2]), np.zeros((1, *g.shape[1:]), np.uint8)
     y = np.empty(g.shape[:2] + outsize, g.dtype)
-    planes, bits = planes_of(y), np.zeros((1, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
-    offsets = place // ksize[1] - pad[0][0], place % ksize[1] - pad[1][0]
-    signals = planes_of(g), planes_of(switches)
-    share(_unpool, len(planes), planes[:1].size, *signals, planes, *offsets, *stride, g.shape[1], bits, mask is not None, rectify)
+    planes, signals = planes_of(y), (planes_of(g), planes_of(switches))
+    gate = g.shape[1], *bits_of(mask), rectify
+    if mode == "switch" and _go_as_vectors(outsize[1], g.dtype, ksize, stride, pad):
+        share(_unpool_2x2, len(planes), planes[:1].size, *signals, planes, VECTOR // g.itemsize, *gate)
+    else:
+        offsets = place // ksize[1] - pad[0][0], place % ksize[1] - pad[1][0]
+        share(_unpool, len(planes), planes[:1].size, *signals, planes, *offsets, *stride, *gate)
     return y
+
+
+@compiled
+def _unpool_2x2(first, last, g, switches, y, lanes, channels, mask, masked, rectify):
+    height, width = y.shape[1:]
+    rows, columns = g.shape[1:]
+    for plane in range(first, last):
+        picture, signal, places = y[plane].reshape(-1), g[plane].reshape(-1), switches[plane % len(switches)].reshape(-1)
+        for row in range(rows):
+            upper, start = 2 * row * width, row * columns
+            done = 0
+            if 2 * row + 1 < height:
+                while done + lanes <= width // 2:
+                    unpool_2x2(picture, upper + 2 * done, upper + width + 2 * done, signal, start + done, places, start + done)
+                    done = width // 2 if done + lanes == width // 2 else min(done + lanes, width // 2 - lanes)
+            for i in range(2 if 2 * row + 1 < height else 1):
+                for j in range(2 * done, width):
+                    here = j // 2 < columns and places[start + j // 2] == 2 * i + j % 2
+                    picture[upper + i * width + j] = signal[start + j // 2] if here else 0
+        picture[2 * rows * width :] = 0
+        if masked or rectify:
+            bits = mask[plane // channels % len(mask)]
+            pass_gate(picture, picture, 0, plane % channels * picture.size, picture.size, bits, masked, rectify)
 
 
 @compiled
 def _unpool(first, last, g, switches, y, down, across, sh, sw, channels, mask, masked, rectify):
     height, width = y.shape[1:]
     for plane in range(first, last):
-        picture = y[plane].reshape(-1)
+        picture, places = y[plane].reshape(-1), switches[plane % len(switches)]
         picture[:] = 0
-        sample, start = plane // channels, plane % channels * picture.size
         for row in range(g.shape[1]):
             for column in range(g.shape[2]):
-                switch = switches[plane, row, column]
+                switch = places[row, column]
                 i, j = row * sh + down[switch], column * sw + across[switch]
                 if 0 <= i < height and 0 <= j < width:
-                    pixel = np.uint64(i * width + j)
-                    bit = start + pixel
-                    if not masked or mask[sample, bit >> np.uint64(3)] >> (bit & np.uint64(7)) & np.uint8(1):
-                        picture[pixel] += g[plane, row, column]
-        if rectify:
-            for pixel in range(picture.size):
-                picture[pixel] = 0 if picture[pixel] < 0 else picture[pixel]
+                    picture[i * width + j] += g[plane, row, column]
+        if masked or rectify:
+            bits = mask[plane // channels % len(mask)]
+            pass_gate(picture, picture, 0, plane % channels * picture.size, picture.size, bits, masked, rectify)
 
 
 def average_pooling_2d(x: FloatArray, ksize: Pair, stride: Pair, pad: Pads, count_include_pad: bool) -> FloatArray:
