@@ -52,16 +52,99 @@ class Headline(NamedTuple):
 
 HEADLINES = (
     Headline(
-        "Max pooling, 2x2, at VGG16's first",
-        "最大プーリング 2x2(VGG16 の最初)",
+        "Occlusion map of VGG16, window 32, step 8",
+        "VGG16 の遮蔽マップ、窓 32、間隔 8",
+        "occlusion",
+        "vgg16 32/8 class score",
+        "captum",
+        "occlusion.py",
+    ),
+    Headline(
+        "Occlusion map of VGG16, window 16, step 4",
+        "VGG16 の遮蔽マップ、窓 16、間隔 4",
+        "occlusion",
+        "vgg16 16/4 class score",
+        "captum",
+        "occlusion.py",
+    ),
+    Headline(
+        "Occlusion map of ResNet50, window 32, step 8",
+        "ResNet50 の遮蔽マップ、窓 32、間隔 8",
+        "occlusion",
+        "resnet50 32/8 class score",
+        "captum",
+        "occlusion.py",
+    ),
+    Headline(
+        "Occlusion map of EfficientNet-Lite0, window 32, step 8",
+        "EfficientNet-Lite0 の遮蔽マップ、窓 32、間隔 8",
+        "occlusion",
+        "efficientnet_lite0 32/8 class score",
+        "captum",
+        "occlusion.py",
+    ),
+    Headline(
+        "Gallery: top 9 of 64 channels in 32 pictures, VGG16",
+        "ギャラリー: 画像 32 枚から 64 チャネルの上位 9 か所、VGG16",
+        "gallery",
+        "DeSaliNet vgg16 conv3_3, 9 places of 64 channels",
+        "captum",
+        "projection.py",
+    ),
+    Headline(
+        "64 channels of VGG16's conv5_3, guided",
+        "VGG16 の conv5_3 の 64 チャネル(guided)",
+        "projection",
+        "DeSaliNet vgg16 conv5_3, 64 channels",
+        "captum",
+        "projection.py",
+    ),
+    Headline(
+        "64 channels of VGG16's conv5_3, gradient",
+        "VGG16 の conv5_3 の 64 チャネル(勾配)",
+        "projection",
+        "SaliNet vgg16 conv5_3, 64 channels",
+        "autograd",
+        "projection.py",
+    ),
+    Headline(
+        "One channel of VGG16's conv5_3, guided",
+        "VGG16 の conv5_3 の 1 チャネル(guided)",
+        "projection",
+        "DeSaliNet vgg16 conv5_3, 1 channel",
+        "captum",
+        "projection.py",
+    ),
+    Headline(
+        "32 channels of EfficientNet-Lite0's block 9, gradient",
+        "EfficientNet-Lite0 のブロック 9 の 32 チャネル(勾配)",
+        "projection",
+        "SaliNet efficientnet_lite0 block9/expand_relu, 32 channels",
+        "captum",
+        "projection.py",
+    ),
+    Headline(
+        "Convolution, conv4_2 of VGG16", "畳み込み、VGG16 の conv4_2", "convolution_2d", "conv4_2", "torch", "convolution.py"
+    ),
+    Headline(
+        "Transposed convolution, conv4_2 of VGG16",
+        "転置畳み込み、VGG16 の conv4_2",
+        "transposed_convolution_2d",
+        "conv4_2",
+        "torch",
+        "convolution.py",
+    ),
+    Headline(
+        "Max pooling 2x2, pool1 of VGG16",
+        "最大プーリング 2x2、VGG16 の pool1",
         "max_pooling_2d",
         "ksize=2",
         "torch",
         "elementwise.py",
     ),
     Headline(
-        "Unpooling by switches, 2x2",
-        "スイッチによるアンプーリング 2x2",
+        "Unpooling 2x2 by switches, pool1 of VGG16",
+        "スイッチによるアンプーリング 2x2、VGG16 の pool1",
         "unpooling_2d",
         "switch ksize=2",
         "torch",
@@ -142,6 +225,10 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{after}f}"
 
 
+def duration(ms: float) -> str:
+    return f"{significant(ms / 1e3)} s" if ms >= 1e3 else f"{significant(ms)} ms"
+
+
 def spread(row: Row, name: str, low: str, high: str) -> str:
     """A measure, and its 20th and 80th percentile."""
     if math.isnan(row.number(name)):
@@ -191,18 +278,17 @@ def measured(rows: Iterable[Row]) -> list[Row]:
 
 
 def headlines(devices: dict[str, list[Row]]) -> Iterable[tuple[str, list[tuple[Headline, Row]]]]:
-    """The headlines of each device that has any, with their rows."""
+    """The headlines of each device that has any, with their rows: where several fit, that of most threads and bytes."""
     for device, rows in devices.items():
         found = []
         for headline in HEADLINES:
-            for row in rows:
-                if (
-                    row["median_ms"]
-                    and row["ratio"]
-                    and all(row[name] == getattr(headline, name) for name in ("job", "configuration", "peer"))
-                ):
-                    found.append((headline, row))
-                    break
+            fitting = [
+                row
+                for row in measured(rows)
+                if row["ratio"] and all(row[name] == getattr(headline, name) for name in ("job", "configuration", "peer"))
+            ]
+            if fitting:
+                found.append((headline, max(fitting, key=lambda row: (row["threads"], float(row["bytes"] or 0)))))
         if found:
             yield device, found
 
@@ -215,8 +301,8 @@ def speed(devices: dict[str, list[Row]]) -> str:
             "what": lambda pair: pair[0].english,
             "faster by": lambda pair: f"**{significant(pair[1].number('ratio'), 2)}×**",
             "spread": lambda pair: f"{pair[1]['ratio_p20']}–{pair[1]['ratio_p80']}",
-            "ours": lambda pair: f"{significant(pair[1].number('median_ms'))} ms",
-            "peer": lambda pair: f"{significant(pair[1].number('peer_ms'))} ms",
+            "ours": lambda pair: duration(pair[1].number("median_ms")),
+            "peer": lambda pair: duration(pair[1].number("peer_ms")),
             "beside": lambda pair: pair[1]["peer"],
             "measured by": lambda pair: f"`python benchmarks/{pair[0].script}`",
         }
@@ -233,8 +319,8 @@ def speed_ja(devices: dict[str, list[Row]]) -> str:
             "何を": lambda pair: pair[0].japanese,
             "何倍速いか": lambda pair: f"**{significant(pair[1].number('ratio'), 2)} 倍**",
             "ばらつき": lambda pair: f"{pair[1]['ratio_p20']}–{pair[1]['ratio_p80']}",
-            "本ライブラリ": lambda pair: f"{significant(pair[1].number('median_ms'))} ms",
-            "相手": lambda pair: f"{significant(pair[1].number('peer_ms'))} ms",
+            "本ライブラリ": lambda pair: duration(pair[1].number("median_ms")),
+            "相手": lambda pair: duration(pair[1].number("peer_ms")),
             "相手の名": lambda pair: pair[1]["peer"],
             "測り方": lambda pair: f"`python benchmarks/{pair[0].script}`",
         }
