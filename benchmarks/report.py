@@ -397,7 +397,7 @@ class Ceiling(NamedTuple):
     def bound(self) -> str:
         """What takes the most of the time, if it takes half."""
         nearer = "memory" if self.least == self.memory else "arithmetic"
-        return nearer if self.least > self.row.number("median_ms") / 2 else f"its own steps ({nearer} nearer)"
+        return nearer if self.least > self.row.number("median_ms") / 2 else f"neither ({nearer} nearer)"
 
     def share(self, least: float) -> str:
         """How much of a bound is reached."""
@@ -420,12 +420,13 @@ CEILINGS: dict[str, Callable[[Ceiling], str]] = {
 
 
 def bounded(all_rows: Iterable[Row]) -> list[Ceiling]:
-    """One for each point that has bounds, however many peers it was measured beside: the fastest."""
-    found: dict[tuple[str, ...], Ceiling] = {}
-    for row in sorted(measured(all_rows), key=lambda row: row.number("median_ms"), reverse=True):
+    """One for each point that has bounds; of several rows, beside several peers, that of the median time."""
+    points: dict[tuple[str, ...], list[Row]] = {}
+    for row in measured(all_rows):
         if row["bytes"] or row["flop"]:
-            found[tuple(row[name] for name in KEY if name != "peer")] = Ceiling(row)
-    return sorted(found.values(), key=lambda one: (one.row["job"], one.row["configuration"]))
+            points.setdefault(tuple(row[name] for name in KEY if name != "peer"), []).append(row)
+    middle = [sorted(rows, key=lambda row: row.number("median_ms"))[len(rows) // 2] for rows in points.values()]
+    return sorted(map(Ceiling, middle), key=lambda one: (one.row["job"], one.row["configuration"]))
 
 
 def largest(group: list[Ceiling]) -> Ceiling:
@@ -467,7 +468,6 @@ def layers(devices: dict[str, list[Row]]) -> str:
     columns: dict[str, Callable[[Any], str]] = {
         "layer": lambda one: one.row["configuration"],
         "shape": lambda one: one.row["shape"],
-        "backend": lambda one: one.row["backend"],
         "GFLOP/s": lambda one: significant(one.row.number("GFLOP_per_s")),
         "sgemm's": lambda one: significant(one.row.number("sgemm_GFLOP_per_s")),
         **CEILINGS,
