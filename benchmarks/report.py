@@ -584,12 +584,16 @@ def draw_bars(figure: Any, bars: Sequence[Sequence[Any]]) -> None:
     figure.set_size_inches(8, 0.8 + 0.5 * len(bars))
     axes = figure.add_subplot()
     error = np.array([np.subtract(middle, low), np.subtract(high, middle)])
-    axes.barh(names, middle, xerr=error, color=["#2a78b5" if value >= 1 else "#b5652a" for value in middle], ecolor="0.4")
+    colours = ["#2a78b5" if value >= 1 else "#b5652a" for value in middle]
+    axes.barh(names, np.subtract(middle, 1), left=1, xerr=error, color=colours, ecolor="0.4")
+    for number, (value, end) in enumerate(zip(middle, high, strict=True)):
+        axes.annotate(f"{significant(value, 2)}×", (max(end, 1), number), (4, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if min(low) / 2 < tick < max(high) * 2]
-    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks], minor=False)
-    axes.set_xticks([], minor=True)
+    axes.set_xlim(min(0.7, *low) / 1.2, max(high) * 1.5)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("the peer's time over ours")
     axes.spines[["top", "right"]].set_visible(False)
 
