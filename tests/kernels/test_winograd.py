@@ -69,13 +69,42 @@ def test_errors_stay_below_1e_5_of_the_largest_value(algorithm):
 
 
 def test_transforms_multiply_polynomials():
-    """F(4, 3) of one row: the sums of four windows of three taps."""
-    from dcnn_kernels.compiled.winograd import transforms
+    """F(4, 3) of many rows side by side: the sums of four windows of three taps."""
+    from dcnn_kernels.compiled.jit import compiled
+    from dcnn_kernels.compiled.microkernel import VECTOR
+    from dcnn_kernels.compiled.tile_transforms import transform_filters, transform_pixels, transform_sums
 
-    of_pixels, of_filters, of_sums = transforms(np.float64)
-    d, g = normal(0, (6,)), normal(1, (3,))
-    sums = of_sums.reshape(4, 6) @ ((of_filters.reshape(6, 3) @ g) * (of_pixels.reshape(6, 6) @ d))
-    np.testing.assert_allclose(sums, np.correlate(d, g), rtol=1e-12, atol=1e-12)
+    @compiled
+    def windows(d, g, m, y, lanes):
+        transform_pixels(m, 0, lanes, d, 0, lanes, 4 * lanes)
+        transform_filters(m, 6 * lanes, lanes, g, 0, lanes, 0)
+        for n in range(6 * lanes):
+            m[n] *= m[6 * lanes + n]
+        transform_sums(y, 0, lanes, m, 0, lanes, 4 * lanes)
+
+    lanes = VECTOR // 8
+    d, g, m, y = normal(0, (6, lanes)), normal(1, (3, lanes)), np.zeros(12 * lanes), np.zeros((4, lanes))
+    windows(d.reshape(-1), g.reshape(-1), m, y.reshape(-1), lanes)
+    expected = np.stack([np.correlate(d[:, n], g[:, n]) for n in range(lanes)], axis=1)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@shapes
+@pytest.mark.parametrize("rectify", [True, False])
+def test_results_go_through_the_rectifier(shape, channels, filters, batch, pad, rectify, algorithm):
+    x, W, g, b, c = arrays(shape, channels, filters, batch, pad, np.float64)
+    mask = kernels.relu_mask(x)
+    through = kernels.transposed_convolution_2d(g, W, c, 1, pad, outsize=shape, mask=mask, rectify=rectify)
+    back = kernels.transposed_convolution_2d(g, W, c, 1, pad, outsize=shape)
+    np.testing.assert_array_equal(through, kernels.relu_reverse(back, mask, rectify))
+    y, z = kernels.convolution_2d(x, W, b, 1, pad), 0.5 if rectify else np.inf
+    np.testing.assert_array_equal(kernels.convolution_2d(x, W, b, 1, pad, z=z), kernels.clipped_relu(y, z))
+
+
+def test_what_is_not_a_number_stays_so(algorithm):
+    x, W = np.ones((1, 1, 6, 30)), np.ones((1, 1, 3, 3))
+    x[0, 0, 2, 2] = np.nan
+    assert np.isnan(kernels.convolution_2d(x, W, pad=1, z=6.0)[0, 0, 2, 2])
 
 
 def test_the_way_is_chosen_by_shape_and_by_setting(monkeypatch):

@@ -10,15 +10,13 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference import convolution as reference
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
-from ..reference.relu import Mask, clipped_relu, relu_reverse
+from ..reference.relu import Mask
 from . import winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
+from .rectifier import rectifier
+from .relu import relu_reverse
 from .settings import current_algorithm
-
-#: Costs of Winograd's way in products of the plain one, as measured with vectors of 64 bytes: of transforming one channel of a
-#: tile, of transforming a filter of one channel, and of a product.
-TILE, FILTER, TILED = 1800, 6000, 1.2
 
 
 def convolution_2d(
@@ -38,12 +36,13 @@ def convolution_2d(
     y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
+    through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype)
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
-        winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), turned=False)
-        return y if z is None else clipped_relu(y, z)
+        winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
+        return y
     taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
-    multiply(y, x, filters, taps, stride)
-    return y if z is None else clipped_relu(y, z)
+    multiply(y, x, filters, taps, stride, through)
+    return y
 
 
 def transposed_convolution_2d(
@@ -65,9 +64,11 @@ def transposed_convolution_2d(
     y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
+    whole = stride == (1, 1)  # of a phase, bits would not follow one another
+    through = rectifier(mask if whole else None, 0 if rectify else -math.inf, math.inf, x.dtype)
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
-        winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), turned=True)
-        return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
+        winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), True, through)
+        return y
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
     for phase in np.ndindex(*(min(pair) for pair in zip(stride, outsize, strict=True))):
         taps = []
@@ -77,10 +78,10 @@ def transposed_convolution_2d(
                 taps.append(Tap(down // stride[0], across // stride[1], i * kw + j))
         part = y[:, :, phase[0] :: stride[0], phase[1] :: stride[1]]
         if taps:
-            multiply(part, x, filters, taps, (1, 1))
+            multiply(part, x, filters, taps, (1, 1), through)
         else:
             part[...] = bias[:, None, None]
-    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
+    return y if whole else relu_reverse(y, mask, rectify, 0.0)
 
 
 def unpooled_transposed_convolution_2d(
@@ -115,10 +116,8 @@ def _is_cheaper(filters: Filters, y: FloatArray) -> bool:
     if algorithm == "winograd":
         return True
     batch, _, rows, columns = y.shape
-    pairs = filters.made * filters.taken
-    tiles = batch * math.ceil(rows / 4) * math.ceil(columns / 4)
-    transformed = TILE * (filters.made + filters.taken) * tiles + FILTER * pairs
-    return y.dtype == np.float32 and transformed + 36 * TILED * pairs * max(16, tiles) < 9 * pairs * batch * rows * (columns + 1)
+    plain = 9 * filters.made * filters.taken * batch * rows * (columns + 1)
+    return y.dtype == np.float32 and winograd.cost(y, filters) < plain
 
 
 def _bias(b: FloatArray | None, y: FloatArray) -> FloatArray:

@@ -51,7 +51,7 @@ def sums_of_products(
         _, _, a_at, a_start, a_row, a_steps, b_at, b_start, b_steps, bias_at, bias_start, out_at, out_start, out_row = values
         integer = ir.IntType(64)
         size = a.dtype.bitwidth // 8
-        lanes, vector = _vector(context, a)
+        lanes, vector = vector_of(context, a)
         name = f"llvm.fma.v{lanes}f{a.dtype.bitwidth}"
         fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
         undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
@@ -124,21 +124,43 @@ def copy(typing, target, target_start, source, source_start, count):
 
 
 @intrinsic
-def part(typing, target, target_start, target_step, source, source_start):
-    """Deals four vectors' values out: value n to place ``n // 4`` of the vector at ``target_start + n % 4 * target_step``."""
-    signature = types.void(target, types.int64, types.int64, source, types.int64)
+def part(typing, target, target_start, target_step, source, source_start, first, last):
+    """Deals four vectors' values out: value n to place ``n // 4`` of the vector at ``target_start + n % 4 * target_step``.
+
+    Only values from ``first`` up to ``last`` are read; the others are 0.
+    """
+    word = types.int64
+    signature = types.void(target, word, word, source, word, word, word)
 
     def generate(context, builder, signature, values):
-        lanes, vector = _vector(context, target)
-        whole = ir.VectorType(vector.element, 4 * lanes)
-        pointer = pointer_to(context, builder, source, values[3], values[4])
-        read = builder.load(builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
+        lanes, vector = vector_of(context, target)
+        size, integer = target.dtype.bitwidth // 8, ir.IntType(64)
+        kind = f"v{lanes}f{target.dtype.bitwidth}"
+        arguments = [vector.as_pointer(), ir.IntType(32), ir.VectorType(ir.IntType(1), lanes), vector]
+        load = ir.FunctionType(vector, arguments)
+        load = cgutils.get_or_insert_function(builder.module, load, f"llvm.masked.load.{kind}.p0{kind}")
+        numbers = ir.VectorType(ir.IntType(32), lanes)
+        undefined, everywhere = ir.Constant(numbers, ir.Undefined), ir.Constant(numbers, None)
+
+        def broadcast(value):
+            value = builder.trunc(value, ir.IntType(32))
+            return builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, everywhere)
+
+        begin, count = broadcast(values[5]), broadcast(builder.sub(values[6], values[5]))
+        read = []
         for n in range(4):
-            places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(n, 4 * lanes, 4)))
-            at = builder.add(values[1], builder.mul(values[2], ir.IntType(64)(n)))
+            number = builder.sub(ir.Constant(numbers, list(range(n * lanes, (n + 1) * lanes))), begin)
+            inside = builder.icmp_unsigned("<", number, count)
+            pointer = pointer_to(context, builder, source, values[3], builder.add(values[4], integer(n * lanes)))
+            pointer = builder.bitcast(pointer, vector.as_pointer())
+            read.append(builder.call(load, [pointer, ir.IntType(32)(size), inside, ir.Constant(vector, None)]))
+        read = _concatenated(builder, read)
+        for n in range(4):
+            places = ir.Constant(numbers, list(range(n, 4 * lanes, 4)))
+            at = builder.add(values[1], builder.mul(values[2], integer(n)))
             pointer = pointer_to(context, builder, target, values[0], at)
-            dealt = builder.shuffle_vector(read, ir.Constant(whole, ir.Undefined), places)
-            builder.store(dealt, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
+            dealt = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
+            builder.store(dealt, builder.bitcast(pointer, vector.as_pointer()), align=size)
         return context.get_dummy_value()
 
     return signature, generate
@@ -150,31 +172,86 @@ def join(typing, target, target_start, source, source_start, source_step):
     signature = types.void(target, types.int64, source, types.int64, types.int64)
 
     def generate(context, builder, signature, values):
-        lanes, vector = _vector(context, target)
+        lanes, vector = vector_of(context, target)
         read = []
         for n in range(4):
             at = builder.add(values[3], builder.mul(values[4], ir.IntType(64)(n)))
             pointer = pointer_to(context, builder, source, values[2], at)
             read.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8))
-        while len(read) > 1:
-            places = ir.Constant(ir.VectorType(ir.IntType(32), 2 * read[0].type.count), list(range(2 * read[0].type.count)))
-            read = [builder.shuffle_vector(*pair, places) for pair in zip(read[::2], read[1::2], strict=True)]
-        whole = ir.VectorType(vector.element, 4 * lanes)
+        read = _concatenated(builder, read)
         places = ir.Constant(ir.VectorType(ir.IntType(32), 4 * lanes), [n % 4 * lanes + n // 4 for n in range(4 * lanes)])
-        joined = builder.shuffle_vector(read[0], ir.Constant(whole, ir.Undefined), places)
+        joined = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
         pointer = pointer_to(context, builder, target, values[0], values[1])
-        builder.store(joined, builder.bitcast(pointer, whole.as_pointer()), align=target.dtype.bitwidth // 8)
+        builder.store(joined, builder.bitcast(pointer, joined.type.as_pointer()), align=target.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _vector(context, array):
+@intrinsic
+def rectify(typing, target, start, count, bias, limits, masked, bits, bit):
+    """Adds a bias to a vector's first ``count`` values, clips them, and makes 0 of those whose bit isn't set.
+
+    Args:
+        typing: Numba's own.
+        target: Flat float array.
+        start: Of the vector.
+        count: Values to change, at most a vector's.
+        bias: Float.
+        limits: The least and the largest result.
+        masked: Whether bits are looked at.
+        bits: Flat uint8 array, with 3 bytes more than are used.
+        bit: The number of the first value's.
+    """
+    word = types.int64
+    signature = types.void(target, word, word, target.dtype, limits, types.boolean, bits, word)
+
+    def generate(context, builder, signature, values):
+        lanes, vector = vector_of(context, target)
+        size, integer, four = target.dtype.bitwidth // 8, ir.IntType(64), ir.IntType(32)
+        undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(four, lanes), None)
+
+        def broadcast(value):
+            return builder.shuffle_vector(builder.insert_element(undefined, value, four(0)), undefined, everywhere)
+
+        pointer = builder.bitcast(pointer_to(context, builder, target, values[0], values[1]), vector.as_pointer())
+        before = builder.load(pointer, align=size)
+        result = builder.fadd(before, broadcast(values[3]))
+        for n, comparison in enumerate("<>"):  # neither holds for NaN, which stays
+            limit = builder.load(pointer_to(context, builder, limits, values[4], integer(n)), align=size)
+            limit = broadcast(limit)
+            result = builder.select(builder.fcmp_ordered(comparison, result, limit), limit, result)
+        read = cgutils.alloca_once_value(builder, four(-1))
+        with builder.if_then(values[5]):
+            byte = builder.lshr(values[7], integer(3))
+            address = builder.bitcast(pointer_to(context, builder, bits, values[6], byte), four.as_pointer())
+            shift = builder.trunc(builder.and_(values[7], integer(7)), four)
+            builder.store(builder.lshr(builder.load(address, align=1), shift), read)
+
+        def lanes_of(word):
+            return builder.bitcast(builder.trunc(word, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
+
+        result = builder.select(lanes_of(builder.load(read)), result, ir.Constant(vector, None))
+        beyond = builder.shl(four(-1), builder.trunc(values[2], four))
+        builder.store(builder.select(lanes_of(beyond), before, result), pointer, align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _concatenated(builder, vectors):
+    while len(vectors) > 1:
+        places = ir.Constant(ir.VectorType(ir.IntType(32), 2 * vectors[0].type.count), list(range(2 * vectors[0].type.count)))
+        vectors = [builder.shuffle_vector(*pair, places) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
+
+
+def vector_of(context, array):
     """Lanes of a vector of an array's values, and its type."""
     lanes = VECTOR // (array.dtype.bitwidth // 8)
     return lanes, ir.VectorType(context.get_value_type(array.dtype), lanes)
 
 
 def pointer_to(context, builder, array, value, offset):
-    """Where an element of a flat array lies."""
+    """Where a flat array's value lies."""
     return builder.gep(context.make_array(array)(context, builder, value).data, [offset])

@@ -16,6 +16,7 @@ from ..reference.im2col import FloatArray
 from .jit import compiled
 from .layout import lay_out
 from .microkernel import LINE, ROWS, VECTOR, VECTORS, sums_of_products
+from .rectifier import Rectifier, rectify_line
 from .threads import cores, share
 
 #: Bytes of a band. It stays in the cache next to the core while all filters pass over it.
@@ -56,8 +57,11 @@ class Filters(NamedTuple):
     bias: FloatArray
 
 
-def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], stride: Pair) -> None:
-    """Fills ``y``, which may be a strided view, with windows over ``x``: at (r, c), tap t sees ``(r, c) * stride + t``."""
+def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], stride: Pair, rectifier: Rectifier) -> None:
+    """Fills ``y``, which may be a strided view, with windows over ``x``: at (r, c), tap t sees ``(r, c) * stride + t``.
+
+    A rectifier's bits are those of ``y``, which must not be strided then.
+    """
     batch, _, rows, columns = y.shape
     top, left = (min(tap[axis] for tap in taps) for axis in range(2))
     reach = [max(tap[axis] for tap in taps) - first for axis, first in enumerate((top, left))]
@@ -85,7 +89,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], st
     lanes = VECTOR // x.itemsize
     # What lies beyond the last window is read, and its sums are written, but they are never used.
     size, positions = filters.taken * stride[0] * stride[1] * plane, math.ceil(height * pitch / lanes) * lanes
-    room = (size + LINE * lanes + pitch + ROWS * positions, x.dtype)
+    room = (size + LINE * lanes + pitch + ROWS * positions + lanes, x.dtype)
     steps = (filters.made, filters.group_step, filters.made_step, weights, terms)
     layout = (*stride, height + extra, pitch, size, positions, x.shape[1:], top, left)
     work = filters.made * height * pitch * len(terms) // (parts * PRODUCTS)
@@ -97,6 +101,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], st
         x.reshape(-1),
         filters.W,
         filters.bias,
+        rectifier,
         *steps,
         *layout,
         height,
@@ -125,6 +130,7 @@ def _bands(
     x,
     W,
     b,
+    rectifier,
     made,
     group_step,
     made_step,
@@ -147,8 +153,9 @@ def _bands(
     channels = picture[0]
     groups = y.shape[1] // made
     taken = channels // groups
-    memory[size : len(memory) - ROWS * positions] = 0
-    block = memory[len(memory) - ROWS * positions :]
+    sums = len(memory) - ROWS * positions - VECTOR // memory.itemsize
+    memory[size:sums] = 0
+    block = memory[sums:]
     there = -1
     for unit in range(first, last):
         part, band = unit % parts, unit // parts % bands
@@ -184,9 +191,10 @@ def _bands(
             )
             for r in range(count):
                 for row in range(begin, end):
-                    line, sums = y[sample, channel + r, row], block[r * positions + (row - begin) * pitch :]
+                    line, at = y[sample, channel + r, row], r * positions + (row - begin) * pitch
+                    rectify_line(block, at, columns, b.dtype.type(0), rectifier, sample, ((channel + r) * rows + row) * columns)
                     for n in range(columns):
-                        line[n] = sums[n]
+                        line[n] = block[at + n]
             m += count
 
 

@@ -1,0 +1,59 @@
+"""What results of a convolution go through before they are written: a rectifier, forward or on the way back."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..reference.im2col import FloatArray
+from ..reference.relu import Mask
+from .jit import compiled
+from .microkernel import VECTOR, rectify
+from .relu import bits_of
+
+#: Bytes that are read at once, of which the last may lie behind a mask.
+READ = 4
+
+
+class Rectifier(NamedTuple):
+    """Clips results, and makes 0 of those whose bit isn't set.
+
+    Attributes:
+        idle: Whether it does neither.
+        limits: The least and the largest result, of the results' dtype.
+        masked: Whether there are bits.
+        bits: Of all samples, flat, and ``READ - 1`` bytes more.
+        pitch: Bytes from a sample to the next; 0 where all share them.
+    """
+
+    idle: bool
+    limits: FloatArray
+    masked: bool
+    bits: Mask
+    pitch: int
+
+
+def rectifier(mask: Mask | None, low: float, high: float, dtype: npt.DTypeLike) -> Rectifier:
+    """Makes one of a mask, as ``relu_mask`` gives it, or None, and of limits that may be infinite."""
+    (bits, masked), limits = bits_of(mask), np.array([low, high], dtype)
+    flat = np.zeros(bits.size + READ - 1, np.uint8)
+    flat[: bits.size] = bits.reshape(-1)
+    idle = not masked and low == -math.inf and high == math.inf
+    return Rectifier(idle, limits, masked, flat, 0 if len(bits) == 1 else bits.shape[1])
+
+
+@compiled
+def rectify_line(line, start, count, bias, rectifier, sample, first):
+    """Adds a bias to ``count`` values from ``start`` on, those of a sample from element ``first`` on, and rectifies them.
+
+    Up to a vector of what lies behind them is read, and written as it was.
+    """
+    if rectifier.idle and bias == 0:
+        return
+    lanes, bit = VECTOR // line.itemsize, 8 * sample * rectifier.pitch + first
+    for n in range(0, count, lanes):
+        some = min(lanes, count - n)
+        rectify(line, start + n, some, bias, rectifier.limits, rectifier.masked, rectifier.bits, bit + n)
