@@ -64,14 +64,22 @@ def class_scores(name: str, ksize: int, stride: int) -> Work:
         assert chosen.shape == theirs[0].shape, (chosen.shape, theirs[0].shape)
         return float(np.abs(chosen - theirs[0]).max() / np.abs(theirs[0]).max())
 
-    places = ((SIDE - ksize) // stride + 1) ** 2
+    places = count_of(ksize, stride) ** 2
     return Work(
         ours,
         lambda: by_captum(network, ksize, every * stride, places),
         pictures,
         difference=difference,
         tolerance=3e-4,
+        **arithmetic(visualizer, last, ksize, stride),
     )
+
+
+def arithmetic(visualizer: SaliencyVisualizer, layer: str, ksize: int, stride: int) -> dict[str, int]:
+    """A run of the network for each place and one besides; and one run, and at each place the products that change."""
+    layers, places = visualizer.work(pictures(0), layer, ksize, stride, "inside"), count_of(ksize, stride) ** 2
+    run, changed = (2 * sum(getattr(one, kind) for one in layers) for kind in ("plain", "made"))
+    return {"flop": round(run * (places + 1)), "least_flop": round(run + changed * places)}
 
 
 def by_captum(network: Any, ksize: int, step: int, places: int) -> Pieces:
@@ -111,7 +119,11 @@ def norms(name: str, ksize: int, stride: int) -> Work:
     """The norms of all feature maps of conv5_3 at each place."""
     _, visualizer = converted(name)
     layer = "28"  # by its place in the network
-    return Work(lambda x: visualizer.analyze(x, layer, ksize, stride, fill=0.0, windows="inside"), pictures=pictures)
+    return Work(
+        lambda x: visualizer.analyze(x, layer, ksize, stride, fill=0.0, windows="inside"),
+        pictures=pictures,
+        **arithmetic(visualizer, layer, ksize, stride),
+    )
 
 
 def approximate(name: str, ksize: int, stride: int) -> Work:

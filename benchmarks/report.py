@@ -124,6 +124,14 @@ HEADLINES = (
         "projection.py",
     ),
     Headline(
+        "Captum's NeuronGuidedBackprop with one import changed, VGG16",
+        "Captum の NeuronGuidedBackprop、import を一行変えただけ、VGG16",
+        "dropin.NeuronGuidedBackprop",
+        "vgg16 one picture",
+        "captum",
+        "dropin.py",
+    ),
+    Headline(
         "Convolution, conv4_2 of VGG16", "畳み込み、VGG16 の conv4_2", "convolution_2d", "conv4_2", "torch", "convolution.py"
     ),
     Headline(
