@@ -1,6 +1,7 @@
 # make demo         installs into .venv and shows the library on a photograph; the pictures land in demo/
 # make test         installs into .venv, checks style and types, and runs the tests, all but tests/peers
 # make test-peers   adds PyTorch, Captum, ONNX, ONNX Runtime and Numba to .venv, and runs tests/peers
+# make bench        installs the same, and measures a few points of each job beside their peers, in minutes; make bench-full: all
 # make report       writes the tables and plots of the READMEs and of docs/ from benchmarks/results/; make test fails if they are stale
 # All need Python 3.11, make and git. Another interpreter: make test PYTHON=/path/to/python
 
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INSTALL_INPUTS := setup.py $(wildcard startup/*) pyproject.toml constraints.txt
 
-.PHONY: demo test test-peers lint report clean
+.PHONY: demo test test-peers bench bench-full lint report clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m dcnn_visualizer demo
@@ -24,6 +25,13 @@ test: lint .venv/chainercv.stamp
 
 test-peers: .venv/peers.stamp
 	$(BIN)/python -m pytest tests/peers
+
+# Points that the results have are left; to measure them again: make bench BENCH=--replace
+bench: .venv/peers.stamp
+	$(BIN)/python benchmarks/suite.py --short $(BENCH)
+
+bench-full: .venv/peers.stamp
+	$(BIN)/python benchmarks/suite.py $(BENCH)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check

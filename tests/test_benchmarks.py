@@ -197,3 +197,14 @@ def test_another_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match="columns"):
         run([point()], options(path))
     assert path.read_text(encoding="utf-8") == "job,ms\nadd,1\n"
+
+
+def test_the_suite_can_be_listed_without_any_peer():
+    from benchmarks import suite
+
+    keys = [point.key(2) for point in suite.points()]
+    assert len(set(keys)) == len(keys)
+    names = [" ".join(filter(None, point.key(cores()))) for point in suite.points(short=True)]
+    for part in suite.SHORT:
+        assert any(part in name for name in names), f"the short suite has nothing with {part!r}"
+    assert len(names) < 50
