@@ -48,6 +48,7 @@ class Headline(NamedTuple):
     configuration: str
     peer: str
     script: str
+    shape: str = "1x3x224x224"
 
 
 HEADLINES = (
@@ -90,6 +91,7 @@ HEADLINES = (
         "DeSaliNet vgg16 conv3_3, 9 places of 64 channels",
         "captum",
         "projection.py",
+        "32x3x224x224",
     ),
     Headline(
         "64 channels of VGG16's conv5_3, guided",
@@ -132,31 +134,40 @@ HEADLINES = (
         "dropin.py",
     ),
     Headline(
-        "Convolution, conv4_2 of VGG16", "畳み込み、VGG16 の conv4_2", "convolution_2d", "conv4_2", "torch", "convolution.py"
-    ),
-    Headline(
-        "Transposed convolution, conv4_2 of VGG16",
-        "転置畳み込み、VGG16 の conv4_2",
-        "transposed_convolution_2d",
-        "conv4_2",
+        "Convolution, conv3_2 of VGG16",
+        "畳み込み、VGG16 の conv3_2",
+        "convolution_2d",
+        "conv3_2",
         "torch",
         "convolution.py",
+        "1x256x56x56",
     ),
     Headline(
-        "Max pooling 2x2, pool1 of VGG16",
-        "最大プーリング 2x2、VGG16 の pool1",
+        "Transposed convolution, conv3_2 of VGG16",
+        "転置畳み込み、VGG16 の conv3_2",
+        "transposed_convolution_2d",
+        "conv3_2",
+        "torch",
+        "convolution.py",
+        "1x256x56x56",
+    ),
+    Headline(
+        "Max pooling 2x2, pool3 of VGG16, 4 pictures",
+        "最大プーリング 2x2、VGG16 の pool3、画像 4 枚",
         "max_pooling_2d",
         "ksize=2",
         "torch",
         "elementwise.py",
+        "4x256x56x56",
     ),
     Headline(
-        "Unpooling 2x2 by switches, pool1 of VGG16",
-        "スイッチによるアンプーリング 2x2、VGG16 の pool1",
+        "Unpooling 2x2 by switches, pool3 of VGG16, 4 pictures",
+        "スイッチによるアンプーリング 2x2、VGG16 の pool3、画像 4 枚",
         "unpooling_2d",
         "switch ksize=2",
         "torch",
         "elementwise.py",
+        "4x256x56x56",
     ),
 )
 
@@ -269,13 +280,17 @@ def machine(device: str, rows: list[Row]) -> str:
 
     facts = {"threads": "{} threads", "time": "{}", "commit": "commit {}", "python": "Python {}", "versions": "{}"}
     known = [text.format(values(name)) for name, text in facts.items() if values(name)]
-    rates = {"copies": ("copy_GB_per_s", "GB/s"), "multiplies matrices at": ("sgemm_GFLOP_per_s", "GFLOP/s")}
+    return f"`{device}`, {', '.join(known)}.\n"
+
+
+def rates(rows: list[Row]) -> str:
+    """What the machine can do."""
     found = []
-    for verb, (name, unit) in rates.items():
+    for verb, name, unit in (("copies", "copy_GB_per_s", "GB/s"), ("multiplies matrices at", "sgemm_GFLOP_per_s", "GFLOP/s")):
         rate = [row.number(name) for row in rows if row[name]]
         if rate:
             found.append(f"{verb} {significant(float(np.median(rate)))} {unit}")
-    return f"`{device}`, {', '.join(known)}.{' It ' + ' and '.join(found) + ' (medians of all rows).' if found else ''}\n"
+    return f"The machine {' and '.join(found)}, medians of all rows.\n" if found else ""
 
 
 # Tables
@@ -286,17 +301,18 @@ def measured(rows: Iterable[Row]) -> list[Row]:
 
 
 def headlines(devices: dict[str, list[Row]]) -> Iterable[tuple[str, list[tuple[Headline, Row]]]]:
-    """The headlines of each device that has any, with their rows: where several fit, that of most threads and bytes."""
+    """The headlines of each device that has any, with their rows, those of most threads."""
     for device, rows in devices.items():
         found = []
         for headline in HEADLINES:
             fitting = [
                 row
                 for row in measured(rows)
-                if row["ratio"] and all(row[name] == getattr(headline, name) for name in ("job", "configuration", "peer"))
+                if row["ratio"]
+                and all(row[name] == getattr(headline, name) for name in ("job", "configuration", "shape", "peer"))
             ]
             if fitting:
-                found.append((headline, max(fitting, key=lambda row: (row["threads"], float(row["bytes"] or 0)))))
+                found.append((headline, max(fitting, key=lambda row: row.number("threads"))))
         if found:
             yield device, found
 
@@ -403,7 +419,9 @@ class Ceiling(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What takes the most of the time, if it takes half."""
+        """What takes the most of the time, if it takes half; nothing that is known, if less was done than the definition has."""
+        if self.least > self.row.number("median_ms"):
+            return "less work than defined"
         nearer = "memory" if self.least == self.memory else "arithmetic"
         return nearer if self.least > self.row.number("median_ms") / 2 else f"neither ({nearer} nearer)"
 
@@ -465,9 +483,8 @@ def ceilings(devices: dict[str, list[Row]]) -> str:
         columns |= {name: lambda group, column=column: column(largest(group)) for name, column in CEILINGS.items()}
         columns["shares of all shapes"] = shares
         if groups:
-            text += (
-                f"## {device}\n\n{machine(device, [one.row for group in groups for one in group])}\n{table(columns, groups)}\n"
-            )
+            here = [one.row for group in groups for one in group]
+            text += f"## {device}\n\n{machine(device, here)}{rates(here)}\n{table(columns, groups)}\n"
     return text
 
 

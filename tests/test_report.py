@@ -20,7 +20,7 @@ def row(**values):
 
 
 def headline(**values):
-    found = {"job": HEADLINE.job, "configuration": HEADLINE.configuration, "peer": HEADLINE.peer}
+    found = {"job": HEADLINE.job, "configuration": HEADLINE.configuration, "shape": HEADLINE.shape, "peer": HEADLINE.peer}
     times = {"median_ms": "2.000", "peer_ms": "7.000", "ratio": "3.51", "ratio_p20": "3.33", "ratio_p80": "3.77"}
     return row(**found | times | values)
 
