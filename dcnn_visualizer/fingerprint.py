@@ -12,12 +12,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.arrays import Array, select_backend
 
 WORDS_A_ROW = 512
-#: Rows that are summed along both axes while they are in the cache.
-ROWS = 128
-#: How far down a word's higher bits are mixed into the lower ones.
+#: How far down a word's higher bits are mixed into the lower ones: else signs, which are the highest bits of floats, would cancel
+#: wherever two of them change.
 MIXING = 29
 
 
@@ -43,25 +42,9 @@ def fingerprint(arrays: Iterable[Array | None]) -> bytes:
         digest.update(f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode())
         octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
         whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
-        parts = _sums(octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)) if whole else []
-        for part in (*parts, octets[whole:]):
+        words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)
+        sums = select_backend("words", None, words=words).sum_words(words, MIXING) if whole else ()
+        for part in (*sums, octets[whole:]):
             host = part if isinstance(part, np.ndarray) else part.get()
             digest.update(host.data)
     return digest.digest()
-
-
-def _sums(words: Array) -> list[Array]:
-    """Sums of each row, and of each column, of mixed words."""
-    xp = array_module(words)
-    # On a device, where each call takes its time, all rows at once.
-    height = ROWS if isinstance(words, np.ndarray) else len(words)
-    mixed = xp.empty((min(height, len(words)), WORDS_A_ROW), words.dtype)
-    rows, columns = [], xp.zeros(WORDS_A_ROW, words.dtype)
-    for start in range(0, len(words), height):
-        some = words[start : start + height]
-        part = mixed[: len(some)]
-        # Else signs, which are the highest bits, would cancel wherever two of them change.
-        xp.bitwise_xor(xp.right_shift(some, MIXING, out=part), some, out=part)
-        rows.append(part.sum(axis=1))
-        columns += part.sum(axis=0)
-    return [*rows, columns]
