@@ -8,6 +8,7 @@ is kept for further questions.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -42,8 +43,9 @@ DECONVOLUTION = Rule(relu_mask=False, rectify=True, lrn="gradient")
 
 #: A neuron's channel, row and column.
 Neuron = tuple[int, int, int]
-#: How often each engine runs before the faster is known; compilation may take part of the first time.
-TRIALS = 2
+#: How often each engine is tried, in turn, before the faster is taken; but no more than twice, since compilation may take part of
+#: the first time, if that took longer than the other by this factor.
+TRIALS, HOPELESS = 4, 1.25
 
 
 class Pass(Protocol):
@@ -144,7 +146,7 @@ def project(
     latest = conversion.latest
     if latest is None or latest.picture != picture:
         conversion.latest = Latest(picture)
-        engine = _engine(module, conversion, x, call)
+        engine = _engine(conversion, x, call.index)
         start = time.perf_counter()
         gradient = ENGINES[engine](module, conversion, x, call, rule).gradient(choose, keep=False)
         conversion.times[call.index, engine].append(time.perf_counter() - start)
@@ -154,18 +156,20 @@ def project(
     weights = fingerprint(conversion.weights(call.index))
     kept, seen = latest.passes.get(key, (None, b""))
     if kept is None or seen != weights:
-        kept = ENGINES[_engine(module, conversion, x, call)](module, conversion, x, call, rule)
+        kept = ENGINES[_engine(conversion, x, call.index)](module, conversion, x, call, rule)
         latest.passes[key] = kept, weights
     return kept.gradient(choose, keep=True)
 
 
-def _engine(module: nn.Module, conversion: Conversion, x: Tensor, call: Call) -> str:
+def _engine(conversion: Conversion, x: Tensor, index: int) -> str:
     """The engine that is to take a gradient: the one that took least time so far, when all have had their turns."""
     if x.is_cuda or not conversion.differentiable:
         return "kernels"
-    times = {engine: conversion.times[call.index, engine] for engine in ENGINES}
-    waiting = [engine for engine, taken in times.items() if len(taken) < TRIALS]
-    return waiting[0] if waiting else min(ENGINES, key=lambda engine: min(times[engine]))
+    times = {engine: conversion.times[index, engine] for engine in ENGINES}
+    least = {engine: min(taken, default=math.inf) for engine, taken in times.items()}
+    hopeless = HOPELESS * min(least.values())
+    trying = [engine for engine, taken in times.items() if len(taken) < 2 or (len(taken) < TRIALS and least[engine] < hopeless)]
+    return min(trying, key=lambda engine: len(times[engine])) if trying else min(least, key=least.__getitem__)
 
 
 def _field(conversion: Conversion, index: int, picture: Pair) -> ReceptiveField | None:

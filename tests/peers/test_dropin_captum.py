@@ -856,7 +856,7 @@ def test_with_hooks_pytorch_answers(register):
 
 
 def test_the_faster_engine_is_taken(monkeypatch):
-    asked, clock = [], [0.0]
+    asked, clock, seconds = [], [0.0], {"slow": 2.0, "fast": 1.0}
 
     def engine(name):
         class Fake:
@@ -864,7 +864,7 @@ def test_the_faster_engine_is_taken(monkeypatch):
                 asked.append(name)
 
             def gradient(self, choose, keep):
-                clock[0] += {"slow": 2, "fast": 1}[name]
+                clock[0] += 5 if len(asked) < 2 else seconds[name]
                 return torch.zeros(2, 3, 33, 33)
 
         return Fake
@@ -875,7 +875,14 @@ def test_the_faster_engine_is_taken(monkeypatch):
     attribution = captum.Saliency(net)
     for number in range(8):
         attribution.attribute(x + number, 1)
-    assert asked == ["slow", "slow", *["fast"] * 6]
+    assert asked == ["slow", "fast", "slow", "fast", *["fast"] * 4]
+    # Of those that take about as long, the choice takes longer.
+    asked.clear()
+    net.train()
+    seconds["slow"] = 1.1
+    for number in range(12):
+        attribution.attribute(x + number, 1)
+    assert asked == ["slow", "fast"] * 4 + ["fast"] * 4
 
 
 def test_weights_made_in_inference_mode():
