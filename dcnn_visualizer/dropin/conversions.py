@@ -263,13 +263,12 @@ def _look_at(module: nn.Module) -> tuple[list[Any], list[Tensor]]:
         hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
         # Every hook ever registered has a number of its own.
         state += (weakref.ref(part), type(part), *map(tuple, hooks))
-        for name, value in vars(part).items():
-            # Where hooks make weights, every forward pass makes new ones.
-            if name not in INTERNAL and not (part._forward_pre_hooks and isinstance(value, Tensor)):
-                state += (name, _described(value, tensors))
-        for held in (part._parameters, part._buffers):
-            for name, value in held.items():
-                state += (name, _described(value, tensors))
+        held = [item for item in vars(part).items() if item[0] not in INTERNAL]
+        if part._forward_pre_hooks:  # Where these make weights, every forward pass makes new ones.
+            held = [item for item in held if not isinstance(item[1], Tensor)]
+        for name, value in (*held, *part._parameters.items(), *part._buffers.items()):
+            # Most values are plain; this is done at every question.
+            state += (name, value if type(value) in PLAIN else _described(value, tensors))
     return state, tensors
 
 
