@@ -43,7 +43,7 @@ MEASURES = (
     "bytes", "flop", "least_flop", "GB_per_s", "copy_GB_per_s", "GFLOP_per_s", "sgemm_GFLOP_per_s", "share",
 )  # fmt: skip
 FIELDS = (*KEY, *MEASURES, "rounds", "dropped", "note", "python", "versions", "commit", "time")
-LIBRARIES = ("numpy", "chainer", "numba", "torch", "captum", "onnxruntime")
+LIBRARIES = ("numpy", "chainer", "numba", "torch", "captum", "onnxruntime", "tensorflow", "xplique", "tf-keras-vis")
 #: How the note of a row begins whose peer is not installed.
 ABSENT = "absent: "
 #: Side of the square matrices that give the rate of arithmetic.

@@ -23,13 +23,14 @@ from benchmarks import (  # noqa: E402
     folder,
     forward,
     growth,
+    keras_peers,
     latency,
     occlusion,
     projection,
 )
 from benchmarks.runner import Point, arguments, cores, run  # noqa: E402
 
-JOBS = (latency, forward, elementwise, convolution, projection, folder, occlusion, dropin, growth)
+JOBS = (latency, forward, elementwise, convolution, projection, keras_peers, folder, occlusion, dropin, growth)
 #: What the names of the points of the short suite have in them.
 SHORT = (
     "import ",
