@@ -87,7 +87,7 @@ GROWTH = (
     Growth(
         "growth/pixels",
         "projection",
-        tuple(side**2 for side in (48, 64, 96, 128, 192, 256, 384)),
+        tuple(side**2 for side in (48, 64, 96, 128, 192, 256, 384, 512, 768)),
         1,
         1,
         "every layer works on each of its pixels once forward and once back, and records them",

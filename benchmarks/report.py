@@ -278,8 +278,10 @@ def machine(device: str, rows: list[Row]) -> str:
     def values(name: str) -> str:
         return " and ".join(sorted({row[name][:10] if name == "time" else row[name] for row in rows} - {""}))
 
-    facts = {"threads": "{} threads", "time": "{}", "commit": "commit {}", "python": "Python {}", "versions": "{}"}
+    facts = {"threads": "{} threads", "time": "{}", "commit": "commit {}", "python": "Python {}"}
     known = [text.format(values(name)) for name, text in facts.items() if values(name)]
+    libraries = dict.fromkeys(itertools.chain.from_iterable(row["versions"].split(", ") for row in rows))
+    known += [library for library in libraries if library and not library.startswith("no ")]
     return f"`{device}`, {', '.join(known)}.\n"
 
 
@@ -495,8 +497,8 @@ def layers(devices: dict[str, list[Row]]) -> str:
         "shape": lambda one: one.row["shape"],
         "GFLOP/s": lambda one: significant(one.row.number("GFLOP_per_s")),
         "sgemm's": lambda one: significant(one.row.number("sgemm_GFLOP_per_s")),
-        **CEILINGS,
     }
+    columns |= {name: CEILINGS[name] for name in CEILINGS if name.startswith("share")} | CEILINGS
     text = ""
     for device, all_rows in devices.items():
         for job, title in LAYER_JOBS.items():
