@@ -147,6 +147,7 @@ class _Known:
 
     Attributes:
         by_picture: Its conversions, or why there are none, by the shape, dtype and device of pictures.
+        restless: Attributes, as (id of the part, name), that its own forward pass changes, such as a count of its calls.
         copied: Whether its conversions hold copies of its tensors.
         contents: Fingerprint of its tensors, if so.
     """
@@ -154,6 +155,7 @@ class _Known:
     def __init__(self, state: Any) -> None:
         self.state = state
         self.by_picture: dict[Any, Conversion | str] = {}
+        self.restless: frozenset[tuple[int, str]] = frozenset()
         self.copied, self.contents = False, b""
 
 
@@ -188,15 +190,22 @@ def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furthe
     _check_picture(x)
     with _lock:
         try:
-            state, tensors = _look_at(forward_func)
             known = _conversions.get(forward_func)
+            state, tensors = _look_at(forward_func, known.restless if known is not None else frozenset())
             if known is None or known.state != state or (known.copied and known.contents != _contents(tensors)):
                 known = _conversions[forward_func] = _Known(state)
             key = (tuple(x.shape[1:]), x.dtype, x.device)
             if key not in known.by_picture:
-                # Tracing may run hooks, such as those that make pruned weights anew.
+                before = _attributes(forward_func)
                 conversion = known.by_picture[key] = _convert(forward_func, x.detach())
-                known.state, tensors = _look_at(forward_func)
+                if isinstance(conversion, Conversion) and _attributes(forward_func) != before:
+                    # What changes at every run, and not the first time only, is none of the settings.
+                    before = _attributes(forward_func)
+                    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+                        forward_func(x.clone())
+                after = _attributes(forward_func)
+                known.restless |= {name for name, value in after.items() if before.get(name, value) != value}
+                known.state, tensors = _look_at(forward_func, known.restless)
                 if isinstance(conversion, Conversion) and _holds_copies(conversion, tensors):
                     known.copied, known.contents = True, _contents(tensors)
         except Exception as error:  # A module may fail in any way as it is traced; as it is run plainly, it will say so itself.
@@ -235,7 +244,7 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     if any(part.training for part in module.modules()) and not _gives_outputs_of(module, chain, x):
         return f"{type(module).__name__} gives other outputs in training mode"
     relus = frozenset(path for path, name in modules.items() if isinstance(module.get_submodule(name), nn.ReLU))
-    differentiable = not any(tensor.is_inference() for tensor in _look_at(module)[1])
+    differentiable = not any(tensor.is_inference() for tensor in _look_at(module, frozenset())[1])
     return Conversion(chain, modules, relus, differentiable)
 
 
@@ -255,7 +264,7 @@ def _gives_outputs_of(module: nn.Module, chain: TraceableGraph, x: Tensor) -> bo
     return output.shape == expected.shape and bool(abs(output - expected).max() <= TOLERANCE * abs(expected).max())
 
 
-def _look_at(module: nn.Module) -> tuple[list[Any], list[Tensor]]:
+def _look_at(module: nn.Module, restless: frozenset[tuple[int, str]]) -> tuple[list[Any], list[Tensor]]:
     """All that a conversion depends on, equal as long as the module stays what it was; and the tensors that the module holds."""
     state: list[Any] = [bool(_has_any_global_hook())]
     tensors: list[Tensor] = []
@@ -263,13 +272,25 @@ def _look_at(module: nn.Module) -> tuple[list[Any], list[Tensor]]:
         hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
         # Every hook ever registered has a number of its own.
         state += (weakref.ref(part), type(part), *map(tuple, hooks))
-        held = [item for item in vars(part).items() if item[0] not in INTERNAL]
-        if part._forward_pre_hooks:  # Where these make weights, every forward pass makes new ones.
-            held = [item for item in held if not isinstance(item[1], Tensor)]
-        for name, value in (*held, *part._parameters.items(), *part._buffers.items()):
+        for name, value in (*_settings(part), *part._parameters.items(), *part._buffers.items()):
+            if restless and (id(part), name) in restless:
+                continue
             # Most values are plain; this is done at every question.
             state += (name, value if type(value) in PLAIN else _described(value, tensors))
     return state, tensors
+
+
+def _settings(part: nn.Module) -> list[tuple[str, Any]]:
+    """Attributes that are no parameters, buffers or modules."""
+    settings = [item for item in vars(part).items() if item[0] not in INTERNAL]
+    if part._forward_pre_hooks:  # Where these make weights, every forward pass makes new ones.
+        settings = [item for item in settings if not isinstance(item[1], Tensor)]
+    return settings
+
+
+def _attributes(module: nn.Module) -> dict[tuple[int, str], Any]:
+    """The settings of all parts, by the part's id and their name."""
+    return {(id(part), name): _described(value, []) for part in module.modules() for name, value in _settings(part)}
 
 
 def _described(value: Any, tensors: list[Tensor]) -> Any:

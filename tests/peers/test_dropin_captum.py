@@ -814,6 +814,30 @@ def test_changes_of_what_weights_are_made_of_are_seen():
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("traceable", [True, False])
+def test_what_a_network_notes_about_its_runs_is_no_change(traced, traceable):
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.scale, self.runs = nn.Conv2d(3, 4, 3), 2.0, 0
+
+        def forward(self, x):
+            self.runs += 1
+            self.features = self.conv(x)
+            kept = self.features * self.scale
+            return (kept if traceable or kept.sum() > -1e9 else -kept).mean((2, 3))
+
+    net, x = Noting(), pictures(1, 3, 9, 9)
+    for number in range(4):
+        compare("Saliency", (net,), x + number, 1, accelerated=traceable)
+        compare("LayerActivation", (net, net.conv), x, accelerated=traceable)
+    assert len(traced) == 1
+    net.scale = 3.0
+    compare("Saliency", (net,), x, 1, accelerated=traceable)
+    assert len(traced) == 2
+
+
+@pytest.mark.usefixtures("engine")
 def test_pruned_and_parametrized_weights(traced):
     net, x = small()
     assert_all_equal(net, net.stem, x)
