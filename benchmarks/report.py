@@ -177,7 +177,7 @@ class Row(dict[str, str]):
 
     def number(self, name: str) -> float:
         """A measure, NaN where the row has none."""
-        return float(self[name] or "nan")
+        return np.float64(self[name] or "nan")  # by which a division by 0 is no error
 
     @property
     def absent(self) -> str:
@@ -216,7 +216,7 @@ def read_rows(path: Path) -> list[Row]:
         if None in given or None in given.values():
             raise ValueError(f"{path}, row {number}: not as many cells as columns, {len(names)}")
         row = Row(dict.fromkeys((*FIELDS, *SUITE), "") | given)
-        for name in (*MEASURES, "value", "low", "high", "peer_value"):
+        for name in (*MEASURES, "threads", "value", "low", "high", "peer_value"):
             try:
                 fits = not row[name] or math.isfinite(float(row[name]))
             except ValueError:
@@ -236,8 +236,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number in few digits, "" for NaN."""
-    if math.isnan(value):
+    """A number in few digits, "" for NaN and infinity."""
+    if not math.isfinite(value):
         return ""
     rounded = float(f"{value:.{digits}g}")
     after = max(0, digits - 1 - math.floor(math.log10(abs(rounded)))) if rounded else 0
@@ -262,9 +262,14 @@ def ratio(row: Row) -> str:
     return spread(row, "ratio", "ratio_p20", "ratio_p80") if row["ratio_p20"] else significant(row.number("ratio"))
 
 
+def plain(cell: str) -> str:
+    """On one line, without what Markdown and HTML would take for theirs."""
+    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
 def table(columns: dict[str, Callable[[Any], str]], rows: Iterable[Any]) -> str:
     """Markdown: a row for each of ``rows``. Columns that are empty throughout are left out; numbers stand to the right."""
-    body = [[column(row).replace("|", "\\|") for column in columns.values()] for row in rows]
+    body = [[plain(column(row)) for column in columns.values()] for row in rows]
     kept = [(name, cells) for name, cells in zip(columns, zip(*body, strict=True), strict=True) if any(cells)]
     numbers = [all(re.match(r"[-*]*\d|$", cell) for cell in cells) for _, cells in kept]
     lines = [[name for name, _ in kept], ["---:" if number else "---" for number in numbers]]
@@ -430,7 +435,7 @@ class Ceiling(NamedTuple):
     def share(self, least: float) -> str:
         """How much of a bound is reached."""
         value = least / self.row.number("median_ms")
-        return "" if math.isnan(value) else f"{value:.2f}"
+        return f"{value:.2f}" if math.isfinite(value) else ""
 
 
 CEILINGS: dict[str, Callable[[Ceiling], str]] = {
@@ -463,7 +468,7 @@ def largest(group: list[Ceiling]) -> Ceiling:
 
 def shares(group: list[Ceiling]) -> str:
     """The smallest and the largest share of what bounds the points of a group."""
-    values = sorted(one.least / one.row.number("median_ms") for one in group)
+    values = sorted(filter(math.isfinite, (one.least / one.row.number("median_ms") for one in group)))
     return f"{values[0]:.2f}–{values[-1]:.2f} of {len(values)}" if len(values) > 1 else ""
 
 
@@ -681,7 +686,8 @@ def report(root: Path, check: bool) -> list[str]:
     """Writes what is stale, or only looks for it. Returns the names of stale files."""
     devices, stale = read(root / "benchmarks" / "results"), []
     before = {name: (root / name).read_text(encoding="utf-8") for name in DOCUMENTS}
-    after = {name: filled(text, devices, name) for name, text in before.items()}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        after = {name: filled(text, devices, name) for name, text in before.items()}
     for name in DOCUMENTS:
         if after[name] != before[name]:
             stale.append(name)

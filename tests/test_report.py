@@ -227,9 +227,18 @@ def test_rows_of_the_gpu_suite_are_shown(root):
 
 
 def test_text_of_a_row_stays_in_its_cell(root):
-    write(root, convolution(note="a | b"))
+    write(root, convolution(note="a | b\n<!-- end of report -->"))
     report.report(root, check=False)
-    assert "a \\| b" in (root / "docs/performance.md").read_text(encoding="utf-8")
+    assert "a \\| b &lt;!-- end of report -->" in (root / "docs/performance.md").read_text(encoding="utf-8")
+    assert report.report(root, check=True) == []
+
+
+def test_times_and_rates_of_nothing_have_no_share(root):
+    write(root, convolution(median_ms="0.000"), convolution(shape="2", copy_GB_per_s="0.00", sgemm_GFLOP_per_s="0.0"))
+    report.report(root, check=False)
+    text = (root / "docs/ceilings.md").read_text(encoding="utf-8")
+    assert "conv4_2" in text
+    assert not re.search(r"\b(nan|inf)\b", text)
 
 
 def test_an_unknown_block_is_named(root):
