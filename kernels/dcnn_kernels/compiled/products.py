@@ -15,7 +15,7 @@ from ..geometry import Pair
 from ..reference.im2col import FloatArray
 from .jit import compiled
 from .layout import lay_out
-from .microkernel import LINE, ROWS, VECTOR, VECTORS, sums_of_products
+from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, sums_of_products
 from .rectifier import Rectifier, rectify_line
 from .threads import cores, share
 
@@ -57,12 +57,22 @@ class Filters(NamedTuple):
     bias: FloatArray
 
 
-def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], stride: Pair, rectifier: Rectifier) -> None:
-    """Fills ``y``, which may be a strided view, with windows over ``x``: at (r, c), tap t sees ``(r, c) * stride + t``.
+def multiply(
+    y: FloatArray, x: FloatArray, filters: Filters, phases: list[list[Tap]], stride: Pair, spread: Pair, rectifier: Rectifier
+) -> None:
+    """Fills ``y`` with windows over ``x``: at (r, c), tap t sees ``(r, c) * stride + t``.
 
-    A rectifier's bits are those of ``y``, which must not be strided then.
+    Args:
+        y: (B, O, h, w), contiguous.
+        x: (B, C, H, W), contiguous.
+        filters: The weights.
+        phases: Taps of the windows that make ``y[:, :, i :: spread[0], j :: spread[1]]``, as number ``i * spread[1] + j``.
+        stride: Step between windows.
+        spread: Step between a phase's results.
+        rectifier: What results go through.
     """
-    batch, _, rows, columns = y.shape
+    batch, (rows, columns) = len(y), (math.ceil(size / step) for size, step in zip(y.shape[2:], spread, strict=True))
+    taps = [tap for phase in phases for tap in phase]
     top, left = (min(tap[axis] for tap in taps) for axis in range(2))
     reach = [max(tap[axis] for tap in taps) - first for axis, first in enumerate((top, left))]
     # Rows may share the zeros at their ends: those left of one are those right of the row above.
@@ -74,7 +84,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], st
     line = filters.taken * stride[0] * stride[1] * pitch * x.itemsize
     height = _equal_part(rows, BAND_BYTES // line - extra)
     bands = math.ceil(rows / height)
-    parts = _parts(batch * bands * filters.groups, filters.made)
+    parts = parts_of(batch * bands * filters.groups, filters.made)
 
     plane = (height + extra) * pitch
     taken = np.arange(filters.taken)[:, None]
@@ -83,15 +93,20 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, taps: list[Tap], st
         (down, i), (across, j) = (divmod(tap[axis] - first, stride[axis]) for axis, first in enumerate((top, left)))
         offsets.append((i * stride[1] + j) * plane + down * pitch + across)
         places.append(tap.place)
-    terms = (taken * (stride[0] * stride[1] * plane) + np.array(offsets)).reshape(-1)
-    weights = (taken * filters.taken_step + np.array(places)).reshape(-1)
+    ends = np.cumsum([len(phase) for phase in phases])
+    # By phase, channel and tap.
+    terms, weights = (
+        np.concatenate([(taken * step + np.array(part, np.int64)).reshape(-1) for part in np.split(of_taps, ends[:-1])])
+        for step, of_taps in ((stride[0] * stride[1] * plane, offsets), (filters.taken_step, places))
+    )
 
     lanes = VECTOR // x.itemsize
     # What lies beyond the last window is read, and its sums are written, but they are never used.
     size, positions = filters.taken * stride[0] * stride[1] * plane, math.ceil(height * pitch / lanes) * lanes
-    room = (size + LINE * lanes + pitch + ROWS * positions + lanes, x.dtype)
-    steps = (filters.made, filters.group_step, filters.made_step, weights, terms)
-    layout = (*stride, height + extra, pitch, size, positions, x.shape[1:], top, left)
+    sums = len(phases) * ROWS * positions + y.shape[3] + lanes
+    room = (size + LINE * lanes + pitch + sums, x.dtype)
+    steps = (filters.made, filters.group_step, filters.made_step, weights, terms, filters.taken * ends)
+    layout = (*stride, *spread, height + extra, pitch, size, sums, positions, x.shape[1:], top, left)
     work = filters.made * height * pitch * len(terms) // (parts * PRODUCTS)
     share(
         _bands,
@@ -116,7 +131,7 @@ def _equal_part(size: int, most: int) -> int:
     return math.ceil(size / math.ceil(size / max(1, most)))
 
 
-def _parts(units: int, made: int) -> int:
+def parts_of(units: int, made: int) -> int:
     """Parts that the channels made are cut into, for all cores to have work."""
     return 1 if units > 4 * cores() else max(1, min(2 * cores(), made // (4 * ROWS)))
 
@@ -136,11 +151,15 @@ def _bands(
     made_step,
     weights,
     terms,
+    ends,
     down,
     across,
+    apart_down,
+    apart_across,
     tall,
     pitch,
     size,
+    sums,
     positions,
     picture,
     top,
@@ -149,18 +168,16 @@ def _bands(
     bands,
     parts,
 ):
-    rows, columns = y.shape[2:]
     channels = picture[0]
     groups = y.shape[1] // made
     taken = channels // groups
-    sums = len(memory) - ROWS * positions - VECTOR // memory.itemsize
-    memory[size:sums] = 0
-    block = memory[sums:]
+    memory[size : len(memory) - sums] = 0
+    block = memory[len(memory) - sums :]
     there = -1
     for unit in range(first, last):
         part, band = unit % parts, unit // parts % bands
         group, sample = unit // (parts * bands) % groups, unit // (parts * bands * groups)
-        begin, end = band * height, min(rows, (band + 1) * height)
+        begin = band * height
         if unit // parts != there:
             there = unit // parts
             for c in range(taken):
@@ -172,30 +189,54 @@ def _bands(
         while m < stop:
             count = ROWS if made >= ROWS else 1
             m = min(m, stop - count)
-            channel = group * made + m
-            row_of_sums(
-                count,
-                W,
-                group * group_step + m * made_step,
-                made_step,
-                weights,
-                memory,
-                0,
-                terms,
-                b,
-                channel,
+            channel, W_start = group * made + m, group * group_step + m * made_step
+            for phase in range(len(ends)):
+                some, to = slice(ends[phase - 1] if phase else 0, ends[phase]), phase * ROWS * positions
+                of_W, of_x = weights[some], terms[some]
+                if len(of_W):
+                    row_of_sums(count, W, W_start, made_step, of_W, memory, 0, of_x, b, channel, block, to, positions, positions)
+                else:
+                    for r in range(count):
+                        block[to + r * positions : to + (r + 1) * positions] = b[channel + r]
+            _write(
                 block,
-                0,
+                y,
+                sample,
+                channel,
+                count,
+                begin * apart_down,
+                height,
+                pitch,
                 positions,
-                positions,
+                apart_down,
+                apart_across,
+                rectifier,
             )
-            for r in range(count):
-                for row in range(begin, end):
-                    line, at = y[sample, channel + r, row], r * positions + (row - begin) * pitch
-                    rectify_line(block, at, columns, b.dtype.type(0), rectifier, sample, ((channel + r) * rows + row) * columns)
-                    for n in range(columns):
-                        line[n] = block[at + n]
             m += count
+
+
+@compiled
+def _write(block, y, sample, channel, count, begin, height, pitch, positions, apart_down, apart_across, rectifier):
+    """Takes the sums of all phases, a band of rows from ``begin`` on, to their places."""
+    _, channels, rows, columns = y.shape
+    line, target = block[apart_down * apart_across * ROWS * positions :], y.reshape(-1)
+    zero = y.dtype.type(0)
+    for r in range(count):
+        for row in range(begin, min(rows, begin + height * apart_down)):
+            number, i = (row - begin) // apart_down, (row - begin) % apart_down
+            at = (i * apart_across * ROWS + r) * positions + number * pitch
+            element = ((channel + r) * rows + row) * columns
+            to = sample * channels * rows * columns + element
+            if apart_across == 1:
+                rectify_line(block, at, columns, zero, rectifier, sample, element)
+                copy(target, to, block, at, columns)
+                continue
+            for j in range(apart_across):
+                sums = block[at + j * ROWS * positions :]
+                for n in range((columns - j + apart_across - 1) // apart_across):
+                    line[n * apart_across + j] = sums[n]
+            rectify_line(line, 0, columns, zero, rectifier, sample, element)
+            copy(target, to, line, 0, columns)
 
 
 @compiled
