@@ -40,7 +40,6 @@ SHORT = (
     "unpooling_2d switch ksize=2 4x256x56x56",
     "relu 4x256x56x56",
     "relu_reverse SaliNet 4x256x56x56",
-    "convolution_2d conv1_2 ",
     "convolution_2d conv3_2 ",
     "convolution_2d conv5_1 ",
     "conv5_3, 1 channel ",
