@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,46 +37,45 @@ def as_picture(pixels: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * pixels / (np.abs(pixels).max() or 1)).transpose(1, 2, 0).clip(0, 1)
 
 
-def write_pictures(folder: str) -> None:
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for number in range(PICTURES):
-        coarse = Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8))
-        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(Path(folder) / f"{number}.jpg", quality=90)
-
-
 def work() -> Work:
-    """Both write next to the pictures, in a folder that is gone with the work."""
-    chain, folder = vgg16(), tempfile.TemporaryDirectory(prefix="dcnn-benchmark-")
-    write_pictures(folder.name)
+    """Both write next to the pictures, in a folder that is gone with the work; each call gets new pictures."""
+    chain, home = vgg16(), tempfile.TemporaryDirectory(prefix="dcnn-benchmark-")
 
-    def ours() -> list[np.ndarray]:
+    def pictures(number: int) -> Path:
+        from PIL import Image
+
+        folder = Path(home.name) / str(number)
+        folder.mkdir(exist_ok=True)
+        random = np.random.default_rng(number)
+        for one in range(PICTURES):
+            coarse = Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8))
+            coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{one}.jpg", quality=90)
+        return folder
+
+    def ours(folder: Path) -> list[np.ndarray]:
         found = []
-        for number, one in enumerate(DeSaliNet(chain).analyze_many(Folder(folder.name, prepare), LAYER, CHANNEL, seed="one")):
+        for number, one in enumerate(DeSaliNet(chain).analyze_many(Folder(folder, prepare), LAYER, CHANNEL, seed="one")):
             found.append(one.pixels)
-            write_png(Path(folder.name) / "ours" / f"{number}.png", as_picture(one.pixels))
+            write_png(folder.parent / f"ours {number}.png", as_picture(one.pixels))
         return found
 
-    for name in ("ours", "theirs"):
-        (Path(folder.name) / name).mkdir()
-    return Work(ours, lambda: by_captum(chain, folder.name), difference=norm_of_difference, tolerance=TOLERANCE)
+    return Work(ours, lambda: by_captum(chain), pictures, difference=norm_of_difference, tolerance=TOLERANCE)
 
 
-def by_captum(chain: TraceableChain, folder: str) -> Callable[[], list[np.ndarray]]:
+def by_captum(chain: TraceableChain) -> Callable[[Path], list[np.ndarray]]:
     import captum.attr
     from PIL import Image
 
     network = torch_twin(chain, LAYER)
     attribution = captum.attr.NeuronGuidedBackprop(network, network.layer)
 
-    def run() -> list[Any]:
-        found = []
-        for path in sorted(Path(folder).glob("*.jpg")):
+    def run(folder: Path) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        for path in sorted(folder.glob("*.jpg")):
             x = prepare(np.asarray(Image.open(path).convert("RGB")))[None]
             found.append(captums_answer(attribution, x, lambda output: output[:, CHANNEL].sum((1, 2)))[0])
             picture = (as_picture(found[-1]) * 255).round().astype(np.uint8)
-            Image.fromarray(picture).save(Path(folder) / "theirs" / f"{path.stem}.png")
+            Image.fromarray(picture).save(folder.parent / f"theirs {path.stem}.png")
         return found
 
     return run
