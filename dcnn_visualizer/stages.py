@@ -1,6 +1,6 @@
-"""Steps that go back in one call: a convolution or a pooling with the ReLU before it, and a pooling with the convolution before.
+"""Steps that go back in one call, so that what lies between them is never written to memory on its own.
 
-What lies between such steps is never written to memory on its own.
+A convolution or a pooling goes back with the ReLU before it, and a pooling or a batch normalization with the convolution before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dcnn_kernels.arrays import Array
 from dcnn_visualizer.graph import Graph
 from dcnn_visualizer.rendering import to_host
 from dcnn_visualizer.traceable_nodes import (
+    TraceableBatchNormalization,
     TraceableClippedReLU,
     TraceableConvolution2D,
     TraceableMaxPooling2D,
@@ -28,7 +29,8 @@ class Stage(NamedTuple):
     Attributes:
         step: The step at whose output the signals are.
         rectifier: The ReLU before it, which the same call goes through.
-        convolution: The stage of the convolution before these, where ``step`` is a pooling and the call goes on through it.
+        convolution: The stage of the convolution before these, where ``step`` is a pooling or a batch normalization and the call
+            goes on through it.
         starts: Whether the signals may be what they were at the start, zero in most channels.
     """
 
@@ -67,6 +69,9 @@ def stages(graph: Graph, target: int, joined: Callable[[int], bool]) -> list[Sta
         fuses = type(graph.steps[index].node) in (TraceableConvolution2D, TraceableMaxPooling2D)
         return Stage(index, source if fuses and rectifies else None)
 
+    def convolves(source: int, taker: int) -> bool:
+        return takers.get(source) == taker and type(graph.steps[source].node) is TraceableConvolution2D
+
     found: list[Stage] = []
     done: set[int] = set()
     starting = {target}
@@ -76,11 +81,12 @@ def stages(graph: Graph, target: int, joined: Callable[[int], bool]) -> list[Sta
         stage = with_rectifier(index)._replace(starts=index in starting)
         node = graph.steps[index].node
         sources = graph.steps[stage.steps[-1]].inputs
-        if stage.starts:
+        if type(node) is TraceableBatchNormalization and convolves(sources[0], index):
+            stage = stage._replace(convolution=with_rectifier(sources[0])._replace(starts=stage.starts))
+        elif stage.starts:
             starting.update(() if _takes_channels(node) else sources)
-        elif type(node) is TraceableMaxPooling2D and joined(index) and takers.get(sources[0]) == stage.steps[-1]:
-            before = graph.steps[sources[0]].node
-            stage = stage._replace(convolution=with_rectifier(sources[0]) if type(before) is TraceableConvolution2D else None)
+        elif type(node) is TraceableMaxPooling2D and joined(index) and convolves(sources[0], stage.steps[-1]):
+            stage = stage._replace(convolution=with_rectifier(sources[0]))
         done.update(stage.steps)
         found.append(stage)
     return found
@@ -108,12 +114,17 @@ def reverse(graph: Graph, stage: Stage, signal: Array, record: Tell, rule: Tell)
         The signals at the input of its last step, for a step of several inputs a tuple of them.
     """
     node: Any = graph.steps[stage.step].node
-    own, (mask, rectify) = record(stage.step), gate(stage, record, rule)
-    if stage.convolution is not None:
+    own, (mask, rectify), scales = record(stage.step), gate(stage, record, rule), None
+    if stage.convolution is not None and type(node) is TraceableBatchNormalization:
+        stage, scales = stage.convolution, node.scales()
+        node, own, (mask, rectify) = graph.steps[stage.step].node, record(stage.step), gate(stage, record, rule)
+    elif stage.convolution is not None:
         convolution: Any = graph.steps[stage.convolution.step].node
         before = gate(stage.convolution, record, rule)
         return convolution.reverse_pooled(signal, record(stage.convolution.step), node, own, mask, rectify, *before)
     choices: dict[str, Any] = {} if stage.rectifier is None else {"mask": mask, "rectify": rectify}
+    if scales is not None:
+        choices["scales"] = scales
     if stage.starts and _takes_channels(node):
         # A signal that starts in a few channels has zeros in all others until the first convolution.
         channels = to_host(signal.any(axis=(2, 3)).any(axis=0)).nonzero()[0].tolist()

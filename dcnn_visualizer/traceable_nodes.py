@@ -228,15 +228,22 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         channels: list[int] | None = None,
         mask: Array | None = None,
         rectify: bool = False,
+        scales: Array | None = None,
     ) -> Array:
         """Wᵀg, and on through the ReLU before by ``mask`` and ``rectify``.
 
-        Given ``channels``, the signal has only those, and is zero in the others.
+        Given ``channels``, the signal has only those, and is zero in the others. Given ``scales``, one a channel, the signal is
+        that at the batch normalization behind, which scales by them.
         """
-        W, mask = self.W.array if channels is None else self.W.array[channels], _shared(mask, signal)
+        W, mask = self.scaled(scales), _shared(mask, signal)
+        W = W if channels is None else W[channels]
         return kernels.transposed_convolution_2d(
             signal, W, None, self.stride, self.pads, self.dilate, self.groups, record, mask, rectify
         )
+
+    def scaled(self, scales: Array | None) -> Array:
+        """The weights, times a number for each filter."""
+        return self.W.array if scales is None else self.W.array * scales[:, None, None, None]
 
     def reverse_pooled(
         self,
@@ -341,8 +348,12 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
 
     def response(self) -> responses.Response:
         """Linear in what changed."""
+        return responses.Scaled(self, self.scales())
+
+    def scales(self) -> Array:
+        """gamma/sqrt(var + eps), one a channel."""
         gamma = self._get_gamma()[0] if self.gamma is None else self.gamma.array
-        return responses.Scaled(self, gamma / array_module(gamma).sqrt(self.avg_var + self.eps))
+        return gamma / array_module(gamma).sqrt(self.avg_var + self.eps)
 
     def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
         """g·gamma/sqrt(var + eps)."""

@@ -117,10 +117,16 @@ def test_what_goes_back_together():
     assert paths(graph, "p2") == [["p2", "r2"], ["c2", "r1"], ["c1"]]
 
 
-@pytest.mark.parametrize("layer", [tn.TraceableLeakyReLU(), tn.TraceablePReLU(), tn.TraceableBatchNormalization(4)])
+@pytest.mark.parametrize("layer", [tn.TraceableLeakyReLU(), tn.TraceablePReLU()])
 def test_what_scales_negative_signals_goes_back_alone(layer):
     graph = graph_of(("c1", convolution(3)), ("between", layer), ("c2", convolution()))
     assert paths(graph, "c2") == [["c2"], ["between"], ["c1"]]
+
+
+def test_batch_normalization_goes_back_with_the_convolution_before():
+    bn = tn.TraceableBatchNormalization(4)
+    graph = graph_of(("c1", convolution(3)), ("relu", tn.TraceableReLU()), ("c2", convolution()), ("bn", bn))
+    assert paths(graph, "bn") == [["bn", "c2", "relu"], ["c1"]]
 
 
 def test_a_relu_that_serves_two_goes_back_alone():
