@@ -93,11 +93,11 @@ class Case(NamedTuple):
         """Those of the 36 products a tile of 4x4, if that is the way that is taken; else 0."""
         if backend() == "reference" or self.W.shape[2] != 3 or self.stride > 1:
             return 0
-        from dcnn_kernels.compiled.convolution import _is_cheaper
+        from dcnn_kernels.compiled.convolution import winograd_is_cheaper
 
         filters = SimpleNamespace(made=y.shape[1], taken=self.x.shape[1], groups=self.groups)
         tiles = len(y) * math.ceil(y.shape[2] / 4) * math.ceil(y.shape[3] / 4)
-        return 2 * 36 * tiles * filters.made * filters.taken if _is_cheaper(filters, y) else 0
+        return 2 * 36 * tiles * filters.made * filters.taken if winograd_is_cheaper(filters, y) else 0
 
 
 def case(layer: str, primitive: str, batch: int, dtype: str) -> Case:

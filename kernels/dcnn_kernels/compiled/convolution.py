@@ -43,7 +43,7 @@ def convolution_2d(
             return reference.convolution_2d(x, W, b, stride, pad, dilate, groups, z)
         pointwise.multiply(y, x, filters, through)
         return y
-    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
+    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
     taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
@@ -74,7 +74,7 @@ def transposed_convolution_2d(
             return reference.transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
         pointwise.multiply(y, x, filters, through)
         return y
-    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and _is_cheaper(filters, y):
+    if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), True, through)
         return y
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
@@ -118,7 +118,7 @@ def _is_narrow(W: FloatArray, x: FloatArray, y: FloatArray) -> bool:
     return x.shape[2:] == y.shape[2:] and math.prod(y.shape[2:]) * y.itemsize >= VECTOR and min(W.shape[:2]) < NARROW
 
 
-def _is_cheaper(filters: Filters, y: FloatArray) -> bool:
+def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:
     """Whether Winograd's way to fill ``y`` is to be taken."""
     algorithm = current_algorithm()
     if not len(y) or filters.groups > 1 or algorithm == "products":
