@@ -60,7 +60,7 @@ def test_layers_and_their_ways_back_equal_torchs(dtype):
     maxima, switches = kernels.max_pooling_2d(kernels.relu(before), 2, cover_all=False)
     mask = kernels.relu_mask(before)
     back = kernels.unpooled_transposed_convolution_2d(
-        g, switches, W, before.shape[2:], 2, stride=2, pad=1, groups=2, outsize=x.shape[2:], mask=mask
+        g, switches, W, before.shape[2:], 2, stride=2, pad=1, groups=2, outsize=x.shape[2:], pool_mask=mask
     )
     signal = kernels.relu_reverse(kernels.unpooling_2d(g, before.shape[2:], 2, switches=switches), mask)
     apart = kernels.transposed_convolution_2d(signal, W, stride=2, pad=1, groups=2, outsize=x.shape[2:])
