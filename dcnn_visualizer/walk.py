@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 #: Bytes that the signals of one picture under way may take where no budget is given.
 SIGNAL_BUDGET = 1 << 30
-#: Bytes of signals going in and coming out of a stage on the host. Half, and a third of it, take 1.03 and 1.07 times as long for
-#: VGG16, and 1.2 and 1.5 times for EfficientNet-Lite0; allocators give arrays of 32 MiB and more back to the system.
+#: Bytes of signals going in and coming out of a stage on the host. Less makes narrower products, more leaves the cache, and
+#: allocators give arrays of 32 MiB and more back to the system. To try another: benchmarks/projection.py.
 PART = 32 << 20
-#: Signals that go together through kernels that skip shared zeros: two vectors, for each weight read to serve both. In two parts
-#: of one vector, 32 channels of EfficientNet-Lite0 took 1.3 times as long.
+#: Signals that go together through kernels that skip shared zeros: two vectors, for each weight read to serve both.
 VECTOR = 32
 
 
