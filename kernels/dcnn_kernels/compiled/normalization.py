@@ -13,6 +13,7 @@ import numpy as np
 from ..reference import normalization as reference
 from ..reference.normalization import FloatArray
 from .jit import compiled
+from .team import parted
 from .threads import share
 
 #: Pixels whose channels are worked on at a time: their squares stay in the first two levels of cache.
@@ -82,7 +83,7 @@ def _square(x, start, squares):
             squared[p] = row[p] * row[p]
 
 
-@compiled
+@parted
 def _normalize(first, last, memory, x, y, half, k, alpha):
     channels, pixels = x.shape[1:]
     blocks = (pixels + PIXELS - 1) // PIXELS
@@ -99,7 +100,7 @@ def _normalize(first, last, memory, x, y, half, k, alpha):
                 to[p] = row[p] / (root * np.sqrt(root))
 
 
-@compiled
+@parted
 def _take_gradient(first, last, memory, x, g, y, half, k, alpha, factor):
     channels, pixels = x.shape[1:]
     blocks = (pixels + PIXELS - 1) // PIXELS

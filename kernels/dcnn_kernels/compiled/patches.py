@@ -12,9 +12,9 @@ from ..reference import patches as products
 from ..reference.im2col import FloatArray
 from ..reference.patches import Integers, PatchFilters, channels_first, channels_last, gathering_matrix
 from . import toom_cook
-from .jit import compiled
 from .microkernel import ROWS
 from .row_products import in_panels, multiply_rows, panel_width
+from .team import parted
 from .threads import share
 
 #: Channels, the fewer of in and out, from which evaluation saves more products than it costs additions.
@@ -139,7 +139,7 @@ def _multiply(rows: FloatArray, matrix: FloatArray, filters: PatchFilters, produ
     multiply_rows(rows[None], filters.layouts["panels"], products[None], len(rows))
 
 
-@compiled
+@parted
 def _crop(first, last, x, samples, origins, y, fill):
     """Copies rectangles of pixels."""
     height, width, channels = x.shape[1:]
@@ -156,7 +156,7 @@ def _crop(first, last, x, samples, origins, y, fill):
                         y[p, r, c, n] = fill
 
 
-@compiled
+@parted
 def _window_rows(first, last, x, offsets, rows, sh, sw, dh, dw):
     """Writes windows out, zeros outside the patch."""
     height, width = x.shape[1:3]
@@ -177,7 +177,7 @@ def _window_rows(first, last, x, offsets, rows, sh, sw, dh, dw):
                                     rows[group, p, r, c, i, j, n] = 0
 
 
-@compiled
+@parted
 def _convolve_depthwise(first, last, x, offsets, taps, y, sh, sw, dh, dw):
     """Sums over windows, each channel by itself."""
     height, width = x.shape[1:3]
@@ -199,7 +199,7 @@ def _convolve_depthwise(first, last, x, offsets, taps, y, sh, sw, dh, dw):
                                     y[p, r, c, n] += taps[i, j, n] * x[p, row, column, n]
 
 
-@compiled
+@parted
 def _max_pool(first, last, x, origins, before, after, outputs, y, kh, kw, sh, sw, top, left):
     """Maxima of windows of the changed maps, less the maxima without the change."""
     height, width, channels = before.shape
@@ -231,7 +231,7 @@ def _max_pool(first, last, x, origins, before, after, outputs, y, kh, kw, sh, sw
                     y[p, r, c, n] = best[n] - unchanged if best[n] != unchanged else 0
 
 
-@compiled
+@parted
 def _rectify(first, last, x, origins, before, y, z, slope):
     """Rectified with the change, less rectified without."""
     _, h, w, channels = x.shape

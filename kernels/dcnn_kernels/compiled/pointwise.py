@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from ..reference.im2col import FloatArray
-from .jit import compiled
 from .microkernel import ROWS, VECTOR, VECTORS
 from .products import PRODUCTS, Filters, parts_of, row_of_sums
 from .rectifier import Rectifier, rectify_line
+from .team import parted
 from .threads import share
 
 #: Vectors of pixels that meet all filters before the next ones do: their channels stay in the cache.
@@ -35,7 +35,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, rectifier: Rectifie
     share(_multiply, len(y) * blocks * parts, work, *arrays, *steps, blocks, block, parts)
 
 
-@compiled
+@parted
 def _multiply(first, last, y, x, W, bias, rectifier, made_step, weights, terms, blocks, block, parts):
     _, made, pixels = y.shape
     lanes, target, zero = VECTOR // y.itemsize, y.reshape(-1), y.dtype.type(0)

@@ -11,10 +11,10 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference import pooling as reference
 from ..reference.pooling import FloatArray, Switches
 from ..reference.relu import Mask
-from .jit import compiled
 from .layout import planes_of
 from .microkernel import VECTOR
 from .relu import bits_of, pass_gate, relu_mask, relu_reverse
+from .team import parted
 from .threads import share
 from .vectors import pool_2x2, unpool_2x2
 
@@ -40,7 +40,7 @@ def _go_as_vectors(width: int, dtype: np.dtype[Any], ksize: Pair, stride: Pair, 
     return ksize == stride == (2, 2) and pad == NO_PADS and width // 2 >= VECTOR // dtype.itemsize
 
 
-@compiled
+@parted
 def _pool_2x2(first, last, x, y, switches, lanes):
     height, width = x.shape[1:]
     rows, columns = y.shape[1:]
@@ -96,7 +96,7 @@ def unpooling_2d(
     return y
 
 
-@compiled
+@parted
 def _unpool_2x2(first, last, g, switches, y, lanes, channels, mask, masked, rectify):
     height, width = y.shape[1:]
     rows, columns = g.shape[1:]
@@ -119,7 +119,7 @@ def _unpool_2x2(first, last, g, switches, y, lanes, channels, mask, masked, rect
             pass_gate(picture, picture, 0, plane % channels * picture.size, picture.size, bits, masked, rectify)
 
 
-@compiled
+@parted
 def _unpool(first, last, g, switches, y, down, across, sh, sw, channels, mask, masked, rectify):
     height, width = y.shape[1:]
     for plane in range(first, last):
@@ -155,7 +155,7 @@ def global_average_pooling_2d(x: FloatArray) -> FloatArray:
     return y
 
 
-@compiled
+@parted
 def _mean(first, last, x, y):
     for plane in range(first, last):
         total = x.dtype.type(0)
@@ -171,7 +171,7 @@ def global_average_pooling_2d_adjoint(g: FloatArray, insize: Pair) -> FloatArray
     return y
 
 
-@compiled
+@parted
 def _fill(first, last, g, y):
     for plane in range(first, last):
         y[plane] = g[plane] / y[plane].size

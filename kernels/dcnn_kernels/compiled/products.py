@@ -17,6 +17,7 @@ from .jit import compiled
 from .layout import lay_out
 from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, sums_of_products
 from .rectifier import Rectifier, rectify_line
+from .team import parted
 from .threads import cores, share
 
 #: Bytes of a band. It stays in the cache next to the core while all filters pass over it.
@@ -136,7 +137,7 @@ def parts_of(units: int, made: int) -> int:
     return 1 if units > 4 * cores() else max(1, min(2 * cores(), made // (4 * ROWS)))
 
 
-@compiled
+@parted
 def _bands(
     first,
     last,

@@ -9,6 +9,7 @@ import numpy as np
 from ..reference import relu as reference
 from ..reference.relu import FloatArray, Mask
 from .jit import compiled
+from .team import parted
 from .threads import share
 from .vectors import WORD, gate, positive_bits, word
 
@@ -46,7 +47,7 @@ def relu_mask(x: FloatArray, z: float) -> Mask:
     return mask
 
 
-@compiled
+@parted
 def _note(first, last, x, chunks, z, mask):
     count = x.shape[1]
     for item in range(first, last):
@@ -82,7 +83,7 @@ def bits_of(mask: Mask | None) -> tuple[Mask, bool]:
     return np.ascontiguousarray(mask[:1] if mask.strides[0] == 0 and len(mask) else mask), True
 
 
-@compiled
+@parted
 def _gate(first, last, g, chunks, mask, masked, rectify, y):
     for item in range(first, last):
         sample, start = item // chunks, item % chunks * CHUNK

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..reference.im2col import FloatArray
-from .jit import compiled
 from .microkernel import ROWS, VECTOR, VECTORS, sums_of_products
+from .team import parted
 from .threads import share
 
 #: Bytes of rows that meet one panel after the other: so many stay in the second level of cache.
@@ -47,7 +47,7 @@ def multiply_rows(rows: FloatArray, panels: FloatArray, products: FloatArray, us
     share(_multiply, count * chunks * panels.shape[1], work, *arrays, used, height, channels, panels.shape[1], width, chunk)
 
 
-@compiled
+@parted
 def _multiply(first, last, rows, matrices, zeros, products, used, height, channels, panels, width, chunk):
     """Products of a chunk of rows and a panel of a matrix; rows that the last block of a chunk lacks are those before."""
     steps, chunks = np.arange(channels), (used + chunk - 1) // chunk

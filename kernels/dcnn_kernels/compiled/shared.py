@@ -13,6 +13,7 @@ from ..reference.pooling import Switches
 from ..reference.relu import Mask
 from ..reference.shared import FloatArray
 from .jit import compiled
+from .team import parted
 from .threads import share
 
 #: Results and signals worked on at a time: the sums stay in the first cache, the signals' weights in registers.
@@ -76,7 +77,7 @@ def _is_set(bits, place):
     return (bits[place >> 3] >> np.uint8(place & 7)) & np.uint8(1) != 0
 
 
-@compiled
+@parted
 def _find_nonzero(first, last, g, lengths, nonzero):
     """Lists by pixel and group the channels in which some signal isn't zero."""
     groups = lengths.shape[2]
@@ -94,7 +95,7 @@ def _find_nonzero(first, last, g, lengths, nonzero):
                 lengths[row, column, group] = length
 
 
-@compiled
+@parted
 def _sum_products(first, last, g, lengths, nonzero, W, y, bits, masked, rectify, sh, sw, top, left, dh, dw):
     """Makes rows of pixels: for each, all signals' sums over the taps that reach it and the channels that aren't zero there."""
     kh, kw, filters, outgoing = W.shape
@@ -175,7 +176,7 @@ def _sum_products(first, last, g, lengths, nonzero, W, y, bits, masked, rectify,
                                 target[k] = sums[n, k]
 
 
-@compiled
+@parted
 def _filter_channels(first, last, g, W, y, bits, masked, rectify, sh, sw, top, left, dh, dw):
     """The same where each channel has a filter of its own."""
     kh, kw, channels = W.shape
@@ -203,7 +204,7 @@ def _filter_channels(first, last, g, W, y, bits, masked, rectify, sh, sw, top, l
                         target[k] = max(target[k], 0)
 
 
-@compiled
+@parted
 def _unpool(first, last, g, switches, y, bits, masked, rectify, kw, sh, sw, top, left):
     rows, columns, _, count = g.shape
     height, width = y.shape[:2]

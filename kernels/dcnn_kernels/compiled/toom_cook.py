@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..reference.im2col import FloatArray
-from .jit import compiled
 from .microkernel import ROWS
 from .row_products import in_panels, multiply_rows
+from .team import parted
 from .threads import share
 
 #: Pixels of a tile, taps of a filter and outputs that a tile reaches, along each axis.
@@ -100,7 +100,7 @@ def in_lanes(x: FloatArray) -> FloatArray:
     return x.reshape(*x.shape[:-1], channels // max(1, lanes), lanes)
 
 
-@compiled
+@parted
 def _evaluate(first, last, x, values, matrix):
     """Values of tiles at all pairs of points."""
     _, h, w, groups, lanes = x.shape
@@ -149,7 +149,7 @@ def _evaluate(first, last, x, values, matrix):
                                     )
 
 
-@compiled
+@parted
 def _interpolate(first, last, products, offsets, rows, columns, y, matrix):
     """Adds up what tiles contribute to outputs."""
     _, height, width, groups, lanes = y.shape

@@ -20,6 +20,7 @@ from .jit import compiled
 from .microkernel import ROWS, VECTOR, copy, join, part
 from .products import PRODUCTS, Filters, row_of_sums
 from .rectifier import Rectifier, rectify_line
+from .team import parted
 from .threads import cores, share
 from .tile_transforms import transform_filters, transform_pixels, transform_sums
 
@@ -106,7 +107,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, first: tuple[int, i
         share(_multiply_pixels, blocks, made * work, y, x, U, filters.bias, rectifier, tiling, room=(room, dtype))
 
 
-@compiled
+@parted
 def _transform_pixels(first, last, memory, V, x, tiling):
     """Pixels of all blocks, one channel after the other."""
     size = 36 * (tiling.taken * tiling.tiles + tiling.gap)
@@ -115,7 +116,7 @@ def _transform_pixels(first, last, memory, V, x, tiling):
         _gather(memory, V, block * size, x, block, channel, channel + 1, tiling)
 
 
-@compiled
+@parted
 def _multiply_filters(first, last, memory, y, V, blocks, W, made_step, taken_step, turned, bias, rectifier, tiling):
     """Some filters at a time, with the transformed pixels of all blocks."""
     size, U = 36 * (tiling.taken * tiling.tiles + tiling.gap), memory[: 36 * SOME * tiling.wide]
@@ -127,7 +128,7 @@ def _multiply_filters(first, last, memory, y, V, blocks, W, made_step, taken_ste
             _sums(own, y, V, block * size, U, 0, block, begin, end, bias, rectifier, tiling)
 
 
-@compiled
+@parted
 def _transform_filters(first, last, memory, U, W, made_step, taken_step, turned, tiling):
     """All filters, some after the other."""
     for number in range(first, last):
@@ -135,7 +136,7 @@ def _transform_filters(first, last, memory, U, W, made_step, taken_step, turned,
         _filters(memory, U, number * 36 * SOME * tiling.wide, W, begin, end, made_step, taken_step, turned, tiling)
 
 
-@compiled
+@parted
 def _multiply_pixels(first, last, memory, y, x, U, bias, rectifier, tiling):
     """One block after the other, with the transformed filters."""
     size = 36 * (tiling.taken * tiling.tiles + tiling.gap)

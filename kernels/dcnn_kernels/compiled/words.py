@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..reference.words import ROWS, Words
-from .jit import compiled
+from .team import parted
 from .threads import share
 
 
@@ -19,7 +19,7 @@ def sum_words(words: Words, shift: int) -> tuple[Words, Words]:
     return rows, columns.sum(axis=0)
 
 
-@compiled
+@parted
 def _sum(first, last, words, shift, rows, columns):
     for block in range(first, last):
         down = columns[block]
