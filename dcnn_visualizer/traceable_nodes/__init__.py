@@ -1,0 +1,84 @@
+"""Layers that know their way back.
+
+Every node answers the same few questions. ``forward`` takes and gives Chainer Variables and takes part in autograd.
+``compute`` and ``record`` take and give arrays and run through ``dcnn_kernels``; ``record`` also keeps the little that
+``reverse`` needs: switches, mask bits, shapes. Nodes hold weights but never activations, so one node serves any number of
+pictures at once.
+
+Reversals after A. Mahendran and A. Vedaldi, "Salient Deconvolutional Networks", ECCV 2016, section 3.
+"""
+
+from dcnn_visualizer.traceable_nodes.affine import TraceableAffine
+from dcnn_visualizer.traceable_nodes.convolution import TraceableConvolution2D
+from dcnn_visualizer.traceable_nodes.identities import TraceableDropout, TraceableIdentity
+from dcnn_visualizer.traceable_nodes.linear import TraceableLinear
+from dcnn_visualizer.traceable_nodes.merging import Add, BroadcastAdd, Concatenate, Multiply
+from dcnn_visualizer.traceable_nodes.node import PassedOver, TraceableNode
+from dcnn_visualizer.traceable_nodes.normalization import TraceableBatchNormalization, TraceableLocalResponseNormalization
+from dcnn_visualizer.traceable_nodes.pooling import (
+    TraceableAveragePooling2D,
+    TraceableGlobalAveragePooling2D,
+    TraceableMaxPooling2D,
+)
+from dcnn_visualizer.traceable_nodes.rectifiers import TraceableClippedReLU, TraceableLeakyReLU, TraceablePReLU, TraceableReLU
+from dcnn_visualizer.traceable_nodes.shapes import (
+    TraceableFlatten,
+    TraceablePadding2D,
+    TraceableReshape,
+    TraceableSlice,
+    TraceableTranspose,
+)
+from dcnn_visualizer.traceable_nodes.sized_pooling import (
+    TraceableAdaptiveAveragePooling2D,
+    TraceableAdaptiveMaxPooling2D,
+    TraceableCeilAveragePooling2D,
+    TraceableCeilMaxPooling2D,
+)
+from dcnn_visualizer.traceable_nodes.smooth_activations import (
+    TraceableELU,
+    TraceableHardSigmoid,
+    TraceableHardSwish,
+    TraceableSigmoid,
+    TraceableSiLU,
+    TraceableSoftmax,
+    TraceableTanh,
+)
+
+__all__ = [
+    "Add",
+    "BroadcastAdd",
+    "Concatenate",
+    "Multiply",
+    "PassedOver",
+    "TraceableAdaptiveAveragePooling2D",
+    "TraceableAdaptiveMaxPooling2D",
+    "TraceableAffine",
+    "TraceableAveragePooling2D",
+    "TraceableBatchNormalization",
+    "TraceableCeilAveragePooling2D",
+    "TraceableCeilMaxPooling2D",
+    "TraceableClippedReLU",
+    "TraceableConvolution2D",
+    "TraceableDropout",
+    "TraceableELU",
+    "TraceableFlatten",
+    "TraceableGlobalAveragePooling2D",
+    "TraceableHardSigmoid",
+    "TraceableHardSwish",
+    "TraceableIdentity",
+    "TraceableLeakyReLU",
+    "TraceableLinear",
+    "TraceableLocalResponseNormalization",
+    "TraceableMaxPooling2D",
+    "TraceableNode",
+    "TraceablePReLU",
+    "TraceablePadding2D",
+    "TraceableReLU",
+    "TraceableReshape",
+    "TraceableSiLU",
+    "TraceableSigmoid",
+    "TraceableSlice",
+    "TraceableSoftmax",
+    "TraceableTanh",
+    "TraceableTranspose",
+]

@@ -1,0 +1,143 @@
+"""Layers of several inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import chainer.functions as F
+
+from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.geometry import Window
+from dcnn_visualizer import responses
+from dcnn_visualizer.traceable_nodes.node import TraceableNode
+
+if TYPE_CHECKING:
+    from dcnn_visualizer.reversal import Rule
+
+
+class Add(TraceableNode):
+    """Sum of several inputs of one shape; back, every input gets the signal."""
+
+    shares_record = True
+    window = Window((1, 1))
+
+    def forward(self, *inputs: Any) -> chainer.Variable:
+        """Chainer's addition."""
+        self._check(inputs)
+        return F.add(*map(chainer.as_variable, inputs))
+
+    def record(self, *inputs: Array) -> tuple[Array, int]:
+        """Keeps how many inputs there were."""
+        self._check(inputs)
+        total = inputs[0] + inputs[1]
+        for x in inputs[2:]:
+            total += x
+        return total, len(inputs)
+
+    def reverse(self, signal: Array, record: int, rule: Rule) -> tuple[Array, ...]:
+        """The signal, for each input."""
+        return (signal,) * record
+
+    def response(self) -> responses.Response:
+        """The sum of the changes."""
+        return responses.Added(self)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "copied to every summand"
+
+    @staticmethod
+    def _check(inputs: tuple[Any, ...]) -> None:
+        if len({tuple(x.shape) for x in inputs}) != 1:
+            raise ValueError(f"the branches of a residual must have one shape, got {[tuple(x.shape) for x in inputs]}")
+
+
+class BroadcastAdd(TraceableNode):
+    """Sum of two inputs, broadcast as NumPy does; back, each gets the signal, summed where it was stretched."""
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's sum."""
+        return chainer.as_variable(x) + y
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Keeps both shapes."""
+        return x + y, (x.shape, y.shape)
+
+    def reverse(self, signal: Array, record: tuple[tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """The signal, for each input."""
+        return _summed_to(signal, record[0]), _summed_to(signal, record[1])
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "copied to every summand"
+
+
+class Multiply(TraceableNode):
+    """Product of two inputs, broadcast as NumPy does: a map and its gate, as in squeeze-and-excitation (Hu et al., CVPR 2018).
+
+    Back by the product rule in every method: each factor gets the signal times the other.
+    """
+
+    def forward(self, x: Any, gate: Any) -> chainer.Variable:
+        """Chainer's product."""
+        return chainer.as_variable(x) * gate
+
+    def record(self, x: Array, gate: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps both inputs."""
+        return x * gate, (x, gate)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> tuple[Array, Array]:
+        """The product rule."""
+        x, gate = record
+        return _summed_to(signal * gate, x.shape), _summed_to(signal * x, gate.shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "product rule: times the other factor"
+
+
+class Concatenate(TraceableNode):
+    """Inputs one after the other along the channels; back, every input gets its channels of the signal."""
+
+    shares_record = True
+    window = Window((1, 1))
+
+    def forward(self, *inputs: Any) -> chainer.Variable:
+        """Chainer's ``concat``."""
+        self._check(inputs)
+        return F.concat(inputs, axis=1)
+
+    def record(self, *inputs: Array) -> tuple[Array, list[int]]:
+        """Keeps each input's number of channels."""
+        self._check(inputs)
+        xp = array_module(inputs[0])
+        return xp.concatenate(inputs, axis=1), [x.shape[1] for x in inputs]
+
+    def reverse(self, signal: Array, record: list[int], rule: Rule) -> tuple[Array, ...]:
+        """Splits the signal along the channels."""
+        ends = [sum(record[: i + 1]) for i in range(len(record))]
+        return tuple(signal[:, end - channels : end] for channels, end in zip(record, ends, strict=True))
+
+    def response(self) -> responses.Response:
+        """The changes, one after the other."""
+        return responses.Concatenated(self)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "split along the channels"
+
+    @staticmethod
+    def _check(inputs: tuple[Any, ...]) -> None:
+        if len({(*x.shape[:1], *x.shape[2:]) for x in inputs}) != 1:
+            raise ValueError(
+                f"the branches of a parallel must agree in all but their channels, got {[tuple(x.shape) for x in inputs]}"
+            )
+
+
+def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:
+    """The adjoint of broadcasting: sums over the axes along which an array of this shape was stretched."""
+    array = array.sum(axis=tuple(range(array.ndim - len(shape))))
+    stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 != array.shape[axis])
+    return array.sum(axis=stretched, keepdims=True)

@@ -1,0 +1,198 @@
+"""Activations that weigh a signal: every method goes back by their derivative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import chainer.functions as F
+
+from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.geometry import Window
+from dcnn_visualizer.traceable_nodes.node import TraceableNode
+
+if TYPE_CHECKING:
+    from dcnn_visualizer.reversal import Rule
+
+
+class _SmoothActivation(TraceableNode):
+    """What activations without a corner at zero share: every method goes back by their derivative, g·f'(x).
+
+    Mahendran and Vedaldi's rules are for ReLU, which lets a signal pass or not; these weigh it.
+    """
+
+    window = Window((1, 1))
+
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the input."""
+        return self.compute(x), x
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal * self._derivative(record)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "g·f'(x)"
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        raise NotImplementedError
+
+    def _derivative(self, x: Array) -> Array:
+        raise NotImplementedError
+
+
+def _sigmoid(x: Array) -> Array:
+    # Of the negative absolute value, so that the exponential can't overflow.
+    xp = array_module(x)
+    small = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, small, 1) / (1 + small)
+
+
+class TraceableSigmoid(_SmoothActivation):
+    """1 / (1 + exp(-x)); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``sigmoid``."""
+        return F.sigmoid(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return _sigmoid(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return _sigmoid(x) * _sigmoid(-x)
+
+
+class TraceableTanh(_SmoothActivation):
+    """The hyperbolic tangent; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``tanh``."""
+        return F.tanh(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).tanh(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return 1 - array_module(x).tanh(x) ** 2
+
+
+class TraceableSiLU(_SmoothActivation):
+    """x·sigmoid(x), also called swish; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input times Chainer's ``sigmoid``."""
+        return x * F.sigmoid(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * _sigmoid(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return _sigmoid(x) * (1 + x * _sigmoid(-x))
+
+
+class TraceableHardSigmoid(_SmoothActivation):
+    """min(max(alpha·x + beta, 0), 1); back by its derivative in every method.
+
+    Args:
+        alpha: Slope. PyTorch's is 1/6, the default of ONNX and Chainer 0.2.
+        beta: Value at zero.
+    """
+
+    def __init__(self, alpha: float = 1 / 6, beta: float = 0.5) -> None:
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``clip`` of the line."""
+        return F.clip(x * self.alpha + self.beta, 0.0, 1.0)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).clip(x * self.alpha + self.beta, 0, 1)
+
+    def _derivative(self, x: Array) -> Array:
+        line = x * self.alpha + self.beta
+        return ((line > 0) & (line < 1)) * x.dtype.type(self.alpha)
+
+
+class TraceableHardSwish(_SmoothActivation):
+    """x·min(max(x/6 + 1/2, 0), 1), of MobileNetV3 (Howard et al., ICCV 2019); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input times Chainer's ``clip`` of the line."""
+        return x * F.clip(x / 6 + 0.5, 0.0, 1.0)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * array_module(x).clip(x / 6 + 0.5, 0, 1)
+
+    def _derivative(self, x: Array) -> Array:
+        xp = array_module(x)
+        return xp.where(xp.abs(x) < 3, x / 3 + 0.5, x > 0).astype(x.dtype)
+
+
+class TraceableELU(_SmoothActivation):
+    """x where x > 0, alpha·(exp(x) - 1) elsewhere; back by its derivative in every method.
+
+    Args:
+        alpha: Minus the limit far below zero.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``elu``."""
+        return F.elu(x, self.alpha)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        xp = array_module(x)
+        return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)))
+
+    def _derivative(self, x: Array) -> Array:
+        xp = array_module(x)
+        return xp.where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)))
+
+
+class TraceableSoftmax(TraceableNode):
+    """exp(x) over its sum along the channels; back by its gradient in every method, y·(g - Σ g·y).
+
+    Args:
+        logarithm: Whether to give the logarithm, whose gradient is g - softmax(x)·Σ g.
+    """
+
+    window = Window((1, 1))
+
+    def __init__(self, logarithm: bool = False) -> None:
+        self.logarithm = logarithm
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``softmax`` or ``log_softmax``."""
+        return F.log_softmax(x, axis=1) if self.logarithm else F.softmax(x, axis=1)
+
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the output."""
+        xp = array_module(x)
+        shifted = x - x.max(axis=1, keepdims=True)
+        if self.logarithm:
+            y = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+        else:
+            y = xp.exp(shifted)
+            y /= y.sum(axis=1, keepdims=True)
+        return y, y
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The gradient."""
+        if self.logarithm:
+            return signal - array_module(record).exp(record) * signal.sum(axis=1, keepdims=True)
+        return record * (signal - (signal * record).sum(axis=1, keepdims=True))
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"
