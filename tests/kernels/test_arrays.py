@@ -25,9 +25,9 @@ def test_the_backend_is_the_arrays_own():
 
 
 def test_select_backend_follows_the_arrays_and_passes_none_over():
-    expected = importlib.import_module("dcnn_kernels.reference.linear")
-    assert select_backend("linear", None, x=np.zeros(1), b=None) is expected
-    assert select_backend("linear", "reference", x=np.zeros(1)) is expected
+    expected = importlib.import_module("dcnn_kernels.reference.occlusion")
+    assert select_backend("occlusion", None, x=np.zeros(1), b=None) is expected
+    assert select_backend("occlusion", "reference", x=np.zeros(1)) is expected
 
 
 def test_numpy_arrays_go_to_what_is_compiled_where_numba_is_installed():
@@ -35,8 +35,8 @@ def test_numpy_arrays_go_to_what_is_compiled_where_numba_is_installed():
     if importlib.util.find_spec("numba"):
         assert chosen is select_backend("pooling", "compiled", x=np.zeros(1))
         assert chosen.__name__ == "dcnn_kernels.compiled.pooling"
-        with pytest.raises(BackendError, match="backend 'compiled' has no 'linear' here"):
-            select_backend("linear", "compiled", x=np.zeros(1))
+        with pytest.raises(BackendError, match="backend 'compiled' has no 'occlusion' here"):
+            select_backend("occlusion", "compiled", x=np.zeros(1))
     else:
         assert chosen is select_backend("pooling", "reference", x=np.zeros(1))
         with pytest.raises(BackendError, match="'compiled' was forced, but Numba isn't installed; the extra 'cpu' brings it"):

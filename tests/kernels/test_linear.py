@@ -30,7 +30,7 @@ def test_calls(dtype):
     check_calls(kernels.linear_adjoint, x[:, :4], W)
 
 
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_adjointness(batch, inputs, outputs, seed):
     W = normal(seed, (outputs, inputs))
     assert_adjoint(

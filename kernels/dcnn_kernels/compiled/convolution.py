@@ -7,19 +7,19 @@ import math
 import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
-from ..reference import convolution as reference
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
-from . import pointwise, winograd
-from .microkernel import VECTOR
+from . import panels, pointwise, winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
 from .rectifier import rectifier
 from .settings import current_algorithm
 
-#: Channels of a matrix's narrow side. BLAS is faster for broader ones, and 1.1 to 1.5 times as slow for those of MobileNets.
-NARROW = 64
+#: Bytes of a map whose pixels are best read where they lie; those of smaller ones are laid out together first.
+PLANE = 512
+#: Channels a window takes for its taps to be worth laying out.
+DEEP = 16
 
 
 def convolution_2d(
@@ -38,16 +38,17 @@ def convolution_2d(
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
     through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype)
-    if kh == kw == groups == 1:
-        if not _is_narrow(W, x, y):
-            return reference.convolution_2d(x, W, b, stride, pad, dilate, groups, z)
+    if kh == kw == groups == 1 and _is_in_place(x, y):
         pointwise.multiply(y, x, filters, through)
         return y
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
     taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
-    multiply(y, x, filters, [taps], stride, (1, 1), through)
+    if (kh == kw == 1 or stride != (1, 1)) and incoming >= DEEP:
+        panels.multiply(y, x, filters, taps, stride, through)
+    else:
+        multiply(y, x, filters, [taps], stride, (1, 1), through)
     return y
 
 
@@ -69,13 +70,14 @@ def transposed_convolution_2d(
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
     through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype)
-    if kh == kw == groups == 1:
-        if not _is_narrow(W, x, y):
-            return reference.transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
+    if kh == kw == groups == 1 and _is_in_place(x, y):
         pointwise.multiply(y, x, filters, through)
         return y
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), True, through)
+        return y
+    if kh == kw == 1 and stride == (1, 1) and filters.taken >= DEEP:
+        panels.multiply(y, x, filters, [Tap(pad[0][0], pad[1][0], 0)], stride, through)
         return y
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
     phases: list[list[Tap]] = []
@@ -113,9 +115,9 @@ def unpooled_transposed_convolution_2d(
     return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
 
 
-def _is_narrow(W: FloatArray, x: FloatArray, y: FloatArray) -> bool:
-    """Whether each pixel of ``y`` sees that of ``x``, by a matrix so narrow that BLAS's copies of pixels don't pay."""
-    return x.shape[2:] == y.shape[2:] and math.prod(y.shape[2:]) * y.itemsize >= VECTOR and min(W.shape[:2]) < NARROW
+def _is_in_place(x: FloatArray, y: FloatArray) -> bool:
+    """Whether each pixel of ``y`` sees that of ``x``, and there are so many that they needn't be laid out first."""
+    return x.shape[2:] == y.shape[2:] and math.prod(y.shape[2:]) * y.itemsize >= PLANE
 
 
 def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:

@@ -20,7 +20,7 @@ LINE = 8
 
 @intrinsic(prefer_literal=True)
 def sums_of_products(
-    typing, rows, vectors, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bias_start, out, out_start, out_row
+    typing, rows, vectors, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bias_start, out, out_start, out_row, ahead
 ):
     """Writes a block of ``rows`` by ``vectors`` vectors: ``out[r, n] = bias[r] + sum over d of a[r, d] * b[d, n]``.
 
@@ -38,17 +38,18 @@ def sums_of_products(
         b: Float array.
         b_start: Offset.
         b_steps: int64 array of offsets, as long as ``a_steps``.
-        bias: Float array.
+        bias: Float array, or None: the sums are added to what ``out`` has.
         bias_start: Offset.
         out: Float array.
         out_start: Offset.
         out_row: Step between rows.
+        ahead: int64 array of offsets from ``a_start`` of what will be needed soon, as long as ``a_steps``; or None.
     """
     height, width, word = rows.literal_value, vectors.literal_value, types.int64
-    signature = types.void(rows, vectors, a, word, word, a_steps, b, word, b_steps, bias, word, out, word, word)
+    signature = types.void(rows, vectors, a, word, word, a_steps, b, word, b_steps, bias, word, out, word, word, ahead)
 
     def generate(context, builder, signature, values):
-        _, _, a_at, a_start, a_row, a_steps, b_at, b_start, b_steps, bias_at, bias_start, out_at, out_start, out_row = values
+        _, _, a_at, a_start, a_row, a_steps, b_at, b_start, b_steps, bias_at, bias_start, out_at, out_start, out_row, _ = values
         integer = ir.IntType(64)
         size = a.dtype.bitwidth // 8
         lanes, vector = vector_of(context, a)
@@ -68,17 +69,15 @@ def sums_of_products(
 
         depth = cgutils.unpack_tuple(builder, array(5, a_steps).shape)[0]
         steps = array(5, a_steps).data, array(8, b_steps).data
-        starts = [
-            builder.gep(array(position, value).data, [start])
-            for position, value, start in (
-                (2, a_at, a_start),
-                (6, b_at, b_start),
-                (9, bias_at, bias_start),
-                (11, out_at, out_start),
-            )
-        ]
+        places = [(2, a_at, a_start), (6, b_at, b_start), (11, out_at, out_start)]
+        starts = [builder.gep(array(position, value).data, [start]) for position, value, start in places]
         offsets = [builder.mul(a_row, integer(r)) for r in range(height)]
-        first = [broadcast(starts[2], integer(r)) for r in range(height)]
+        results = [builder.gep(starts[2], [builder.mul(out_row, integer(r))]) for r in range(height)]
+        if bias is types.none:
+            first = [[builder.load(vector_at(result, n), align=size) for n in range(width)] for result in results]
+        else:
+            of_bias = builder.gep(array(9, bias_at).data, [bias_start])
+            first = [[broadcast(of_bias, integer(r))] * width for r in range(height)]
         before, body, after = builder.block, builder.append_basic_block("products"), builder.append_basic_block("sums")
         builder.branch(body)
 
@@ -86,6 +85,12 @@ def sums_of_products(
         d = builder.phi(integer)
         sums = [[builder.phi(vector) for _ in range(width)] for _ in range(height)]
         left, right = (builder.gep(starts[n], [builder.load(builder.gep(steps[n], [d]))]) for n in range(2))
+        if ahead is not types.none:
+            place = builder.load(builder.gep(array(14, values[14]).data, [d]))
+            prefetch = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
+            prefetch = cgutils.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0i8")
+            place = builder.bitcast(builder.gep(starts[0], [place]), ir.IntType(8).as_pointer())
+            builder.call(prefetch, [place, *map(ir.IntType(32), (0, 3, 1))])
         terms = [builder.load(vector_at(right, n), align=size) for n in range(width)]
         totals = []
         for offset, row in zip(offsets, sums, strict=True):
@@ -95,16 +100,15 @@ def sums_of_products(
         d.add_incoming(integer(0), before)
         d.add_incoming(following, body)
         for r in range(height):
-            for phi, total in zip(sums[r], totals[r], strict=True):
-                phi.add_incoming(first[r], before)
+            for phi, start, total in zip(sums[r], first[r], totals[r], strict=True):
+                phi.add_incoming(start, before)
                 phi.add_incoming(total, body)
         builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
 
         builder.position_at_end(after)
         for r in range(height):
-            target = builder.gep(starts[3], [builder.mul(out_row, integer(r))])
             for n, total in enumerate(totals[r]):
-                builder.store(total, vector_at(target, n), align=size)
+                builder.store(total, vector_at(results[r], n), align=size)
         return context.get_dummy_value()
 
     return signature, generate
@@ -123,6 +127,36 @@ def copy(typing, target, target_start, source, source_start, count):
     return signature, generate
 
 
+@intrinsic(prefer_literal=True)
+def copy_inside(typing, step, target, target_start, source, source_start, first, last):
+    """Writes a vector of every ``step``-th value from ``source_start`` on, 0 for those not numbered ``first`` up to ``last``.
+
+    Those aren't read. ``step`` is a literal integer.
+    """
+    word, every = types.int64, step.literal_value
+    signature = types.void(step, target, word, source, word, word, word)
+
+    def generate(context, builder, signature, values):
+        lanes, vector = vector_of(context, target)
+        integer = ir.IntType(64)
+        least = builder.select(builder.icmp_signed("<", values[5], integer(0)), integer(0), values[5])
+        count = builder.sub(values[6], least)
+        count = builder.select(builder.icmp_signed("<", count, integer(0)), integer(0), count)
+        read = []
+        for n in range(every):
+            pointer = pointer_to(context, builder, source, values[3], builder.add(values[4], integer(n * lanes)))
+            numbers = [(n * lanes + k) // every if (n * lanes + k) % every == 0 else None for k in range(lanes)]
+            read.append(masked_load(context, builder, target, pointer, numbers, least, count))
+        places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [n * every for n in range(lanes)])
+        read = _concatenated(builder, read)
+        read = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
+        pointer = pointer_to(context, builder, target, values[1], values[2])
+        builder.store(read, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 @intrinsic
 def part(typing, target, target_start, target_step, source, source_start, first, last):
     """Deals four vectors' values out: value n to place ``n // 4`` of the vector at ``target_start + n % 4 * target_step``.
@@ -135,28 +169,14 @@ def part(typing, target, target_start, target_step, source, source_start, first,
     def generate(context, builder, signature, values):
         lanes, vector = vector_of(context, target)
         size, integer = target.dtype.bitwidth // 8, ir.IntType(64)
-        kind = f"v{lanes}f{target.dtype.bitwidth}"
-        arguments = [vector.as_pointer(), ir.IntType(32), ir.VectorType(ir.IntType(1), lanes), vector]
-        load = ir.FunctionType(vector, arguments)
-        load = cgutils.get_or_insert_function(builder.module, load, f"llvm.masked.load.{kind}.p0{kind}")
-        numbers = ir.VectorType(ir.IntType(32), lanes)
-        undefined, everywhere = ir.Constant(numbers, ir.Undefined), ir.Constant(numbers, None)
-
-        def broadcast(value):
-            value = builder.trunc(value, ir.IntType(32))
-            return builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, everywhere)
-
-        begin, count = broadcast(values[5]), broadcast(builder.sub(values[6], values[5]))
-        read = []
+        count, read = builder.sub(values[6], values[5]), []
         for n in range(4):
-            number = builder.sub(ir.Constant(numbers, list(range(n * lanes, (n + 1) * lanes))), begin)
-            inside = builder.icmp_unsigned("<", number, count)
             pointer = pointer_to(context, builder, source, values[3], builder.add(values[4], integer(n * lanes)))
-            pointer = builder.bitcast(pointer, vector.as_pointer())
-            read.append(builder.call(load, [pointer, ir.IntType(32)(size), inside, ir.Constant(vector, None)]))
+            numbers = list(range(n * lanes, (n + 1) * lanes))
+            read.append(masked_load(context, builder, target, pointer, numbers, values[5], count))
         read = _concatenated(builder, read)
         for n in range(4):
-            places = ir.Constant(numbers, list(range(n, 4 * lanes, 4)))
+            places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(n, 4 * lanes, 4)))
             at = builder.add(values[1], builder.mul(values[2], integer(n)))
             pointer = pointer_to(context, builder, target, values[0], at)
             dealt = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
@@ -237,6 +257,25 @@ def rectify(typing, target, start, count, bias, limits, masked, bits, bit):
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def masked_load(context, builder, array, pointer, numbers, first, count):
+    """A vector of an array's values: of those numbered so, or None, it reads ``count`` from ``first`` on; the others are 0."""
+    lanes, vector = vector_of(context, array)
+    kind, four = f"v{lanes}f{array.dtype.bitwidth}", ir.IntType(32)
+    words = ir.VectorType(four, lanes)
+    arguments = [vector.as_pointer(), four, ir.VectorType(ir.IntType(1), lanes), vector]
+    load = ir.FunctionType(vector, arguments)
+    load = cgutils.get_or_insert_function(builder.module, load, f"llvm.masked.load.{kind}.p0{kind}")
+
+    def broadcast(value):
+        value = builder.insert_element(ir.Constant(words, ir.Undefined), builder.trunc(value, four), four(0))
+        return builder.shuffle_vector(value, ir.Constant(words, ir.Undefined), ir.Constant(words, None))
+
+    number = ir.Constant(words, [-(1 << 31) if number is None else number for number in numbers])
+    inside = builder.icmp_unsigned("<", builder.sub(number, broadcast(first)), broadcast(count))
+    pointer = builder.bitcast(pointer, vector.as_pointer())
+    return builder.call(load, [pointer, four(array.dtype.bitwidth // 8), inside, ir.Constant(vector, None)])
 
 
 def _concatenated(builder, vectors):

@@ -250,20 +250,20 @@ def row_of_sums(rows, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bia
         at, to = b_start + n, out_start + n
         if rows == 1:
             if left >= LINE:
-                sums_of_products(1, LINE, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+                sums_of_products(1, LINE, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
                 n += LINE * lanes
             elif left >= 4:
-                sums_of_products(1, 4, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+                sums_of_products(1, 4, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
                 n += 4 * lanes
             else:
-                sums_of_products(1, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+                sums_of_products(1, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
                 n += lanes
         elif left >= VECTORS:
-            sums_of_products(ROWS, VECTORS, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+            sums_of_products(ROWS, VECTORS, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
             n += VECTORS * lanes
         elif left >= 2:
-            sums_of_products(ROWS, 2, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+            sums_of_products(ROWS, 2, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
             n += 2 * lanes
         else:
-            sums_of_products(ROWS, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row)
+            sums_of_products(ROWS, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
             n += lanes

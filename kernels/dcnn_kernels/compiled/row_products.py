@@ -70,4 +70,5 @@ def _multiply(first, last, rows, matrices, zeros, products, used, height, channe
                 products,
                 (row * panels + panel) * width,
                 panels * width,
+                None,
             )

@@ -22,7 +22,7 @@ GRAIN = 1 << 13
 PARTS = 4
 #: How often a thread looks for more to do before it sleeps: some 200 microseconds, since to wake it takes 50, and more where
 #: the machine is a virtual one.
-PATIENCE = 1 << 12
+PATIENCE = 1 << 11
 #: Bytes that the rows of several threads' memory are multiples of: a line of cache.
 LINE = 64
 
