@@ -82,7 +82,6 @@ def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
     yield Check("occlude", "", (x[0], windows, normal(24, 1, 1)), {})
     yield Check("occlude", "by a number", (x[0], windows, 0.5), {})
     yield from patch_cases(normal, x)
-    yield from shared_cases(normal, x)
     yield from convolution_cases(normal, x)
 
 
@@ -122,17 +121,6 @@ def patch_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Ch
     given = {"outsize": (3, 4), "ksize": 2, "stride": 2}
     yield Check("max_pool_patches", "ksize=2", (patches, origins, before, after, outputs), given)
     yield Check("rectify_patches", "z=6 slope=0.1", (patches, origins, before), {"z": 6.0, "slope": 0.1})
-
-
-def shared_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Check]:
-    """Five signals of one picture."""
-    _, channels, rows, columns = x.shape
-    mask, filters = kernels.relu_mask(x[:1], backend="reference"), normal(16, channels, 3, 3)
-    given = {"pad": 1, "mask": mask, "rectify": True}
-    yield Check("shared_transposed_convolution_2d", "pad=1", (normal(rows, columns, 16, 5), filters), given)
-    y, switches = kernels.max_pooling_2d(x[:1], 2, backend="reference")
-    given = {"outsize": (rows, columns), "ksize": 2, "switches": switches, "mask": mask}
-    yield Check("shared_unpooling_2d", "ksize=2", (normal(*y.shape[2:], channels, 5),), given)
 
 
 def convolution_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Iterator[Check]:

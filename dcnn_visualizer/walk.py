@@ -17,7 +17,6 @@ from dcnn_kernels.arrays import Array, array_module
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.recording import Recording, of_pictures
-from dcnn_visualizer.shared_reversal import pays, reverse_together
 from dcnn_visualizer.stages import Stage, reverse, stages
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ SIGNAL_BUDGET = 1 << 30
 #: Bytes of signals going in and coming out of a stage on the host. Less makes narrower products, more leaves the cache, and
 #: allocators give arrays of 32 MiB and more back to the system. To try another: benchmarks/projection.py.
 PART = 32 << 20
-#: Signals that go together through kernels that skip shared zeros: two vectors, for each weight read to serve both.
-VECTOR = 32
 
 
 def takes_any_number(recording: Recording, target: int) -> bool:
@@ -67,9 +64,7 @@ class Walk:
     ) -> None:
         self._recording, self._target, self._rule, self._picture = recording, target, rule, picture
         self._exceptions = exceptions or {}
-        self._together = picture is not None and not exceptions and pays(recording, target, count)
-        joined = not self._together
-        self._stages = stages(recording.graph, target, lambda step: joined and self._rule_of(step).unpooling == "switch")
+        self._stages = stages(recording.graph, target, lambda step: self._rule_of(step).unpooling == "switch")
         self._sizes = self._plan(count, memory_budget)
         self.size = self._sizes[0] if self._sizes else count
 
@@ -80,7 +75,7 @@ class Walk:
             signal: Array of the shape of the step's output, but for the number of signals.
 
         Returns:
-            An array of the picture's shape for each signal; its memory may lie in another order.
+            An array of the picture's shape for each signal.
 
         Raises:
             TypeError: A step on the way can't be reversed.
@@ -143,9 +138,8 @@ class Walk:
         def record(step: int) -> object:
             return records[step] if whole else of_pictures(records[step], pictures)
 
-        run = reverse_together if self._together else reverse
         try:
-            return run(self._recording.graph, stage, signal, record, self._rule_of)
+            return reverse(self._recording.graph, stage, signal, record, self._rule_of)
         except TypeError as error:
             raise TypeError(f"layer {self._recording.graph.steps[stage.step].path!r}: {error}") from error
 
@@ -166,16 +160,14 @@ class Walk:
                 part //= 2
         widest = max((inside for _, inside in self._under_way()), default=1)
         size = fitting(budget, widest, count)
-        return all_at_once if budget is None else [size - size % VECTOR if size > VECTOR else size] * len(self._stages)
+        return all_at_once if budget is None else [size] * len(self._stages)
 
     def _sizes_by(self, part: int, count: int, under_way: list[tuple[int, int]]) -> list[int]:
         """The plan for stages whose signals take so many bytes."""
         sizes = []
         for _, inside in under_way:
-            fits = max(VECTOR if self._together else 1, part // max(1, inside))
-            parts = math.ceil(count / (fits - fits % VECTOR if self._together else fits))
+            parts = math.ceil(count / max(1, part // max(1, inside)))
             count = math.ceil(count / max(1, parts))
-            count += -count % VECTOR if self._together and parts > 1 else 0
             sizes.append(count)
         return sizes
 

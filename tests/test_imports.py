@@ -20,7 +20,6 @@ FLOORS = (
     ("graph",),
     ("traceable_chain", "recording", "receptive_field"),
     ("traceable_graph", "stages"),
-    ("shared_reversal",),
     ("walk",),
     ("reversal", "incremental"),
     ("desalinet", "occlusion"),

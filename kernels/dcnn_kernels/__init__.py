@@ -24,7 +24,6 @@ from dcnn_kernels.pooling import (
     unpooling_2d,
 )
 from dcnn_kernels.relu import clipped_relu, leaky_relu, prelu, relu, relu_mask, relu_reverse
-from dcnn_kernels.shared import shared_transposed_convolution_2d, shared_unpooling_2d
 
 __all__ = [
     "BackendError",
@@ -52,8 +51,6 @@ __all__ = [
     "relu",
     "relu_mask",
     "relu_reverse",
-    "shared_transposed_convolution_2d",
-    "shared_unpooling_2d",
     "transposed_convolution_2d",
     "unpooled_transposed_convolution_2d",
     "unpooling_2d",

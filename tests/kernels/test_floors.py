@@ -43,8 +43,6 @@ CALLS = {
     "relu": (x,),
     "relu_mask": (x,),
     "relu_reverse": (x,),
-    "shared_transposed_convolution_2d": (x.transpose(2, 3, 1, 0), W),
-    "shared_unpooling_2d": (x[..., :2, :2].transpose(2, 3, 1, 0), 4, 2, None, 0, switches[:1]),
     "transposed_convolution_2d": (x, W),
     "unpooled_transposed_convolution_2d": (x[..., :2, :2], switches, W, 4, 2),
     "unpooling_2d": (x[..., :2, :2], 4, 2, None, 0, switches),

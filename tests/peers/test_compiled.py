@@ -1,11 +1,16 @@
 """The tests of the kernels on what Numba compiles, in a process of their own: the backend under test is chosen as it starts."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dcnn_visualizer.reversal import Reversal
+from tests.visualizer.networks import SimpleCNN
 
 pytest.importorskip("numba", reason="Numba isn't installed; the extra 'cpu' brings it")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -41,3 +46,16 @@ def test_loops_are_compiled_in_memory_where_nothing_can_be_kept(tmp_path):
     blocked.touch()
     code = "import numpy, dcnn_kernels; print(dcnn_kernels.max_pooling_2d(numpy.ones((1, 1, 2, 2)), 2)[0].item())"
     assert run("-c", code, NUMBA_CACHE_DIR=str(blocked / "below")).strip() == "1.0"
+
+
+@pytest.mark.parametrize("rule", list(itertools.product([True, False], [True, False], ["switch", "center", "spread"])))
+def test_skipping_shared_zeros_changes_nothing_in_any_cell(rule):
+    from dcnn_kernels.compiled import settings
+
+    model, x = SimpleCNN(), np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    model(x)
+    answers = []
+    for algorithm in ("products", "sparse"):
+        with settings.algorithm(algorithm):
+            answers.append(Reversal(model, *rule).analyze(x, "fc3", list(range(9))))
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-6 * np.abs(answers[0]).max())

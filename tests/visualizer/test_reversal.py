@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 
 import chainer
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 
 import dcnn_kernels
 import dcnn_visualizer.traceable_nodes as tn
-from dcnn_visualizer import shared_reversal, walk
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
-from dcnn_visualizer.recording import recording_of
 from dcnn_visualizer.reversal import Peak, Reversal
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
 from tests.visualizer.networks import SimpleCNN, linear, picture, random_chain
@@ -173,10 +170,8 @@ def test_a_list_is_its_entries(net):
 @pytest.mark.parametrize("method", [SaliNet, DeconvNet, DeSaliNet])
 @pytest.mark.parametrize("layer", ["fc", "grouped", "lrn1", "block/project", "act1", "conv1"])
 @pytest.mark.parametrize("budget", [None, 1, 20_000])
-@pytest.mark.parametrize("skipping", [False, True])
-def test_channels_together_are_channels_one_by_one(net, method, layer, budget, skipping, monkeypatch):
+def test_channels_together_are_channels_one_by_one(net, method, layer, budget):
     """More channels than pictures go back together, those of each picture by its one record."""
-    monkeypatch.setattr(walk, "pays", lambda *_: skipping)
     model, x = net
     chosen = [4, 0, 3, None, 4, 1, 2, 0, 1]
     got = method(model).analyze(x, layer, chosen, memory_budget=budget)
@@ -282,29 +277,6 @@ def test_layers_inside_composites(net):
     model, x = net
     whole = SaliNet(model).analyze(x, "block/project", 1, "one")
     np.testing.assert_allclose(whole, autograd(model, x, "block/project", (1,), "one"), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("cell", list(itertools.product([True, False], [True, False], ["switch", "center", "spread"])))
-def test_skipping_zeros_changes_nothing_in_any_cell(net, cell, monkeypatch):
-    model, x = net
-    answers = []
-    for skipping in (False, True):
-        monkeypatch.setattr(walk, "pays", lambda *_, skipping=skipping: skipping)
-        answers.append(Reversal(model, *cell).analyze(x, "fc", [0, 1, 2, 3, 4]))
-    np.testing.assert_allclose(*answers, rtol=1e-9, atol=1e-12)
-
-
-def test_zeros_are_skipped_where_that_pays():
-    model = TraceableChain(conv=tn.TraceableConvolution2D(3, 16, 1), relu=tn.TraceableReLU())
-    recording = recording_of(model, np.ones((1, 3, 8, 8), np.float32))
-    recording.extend(1)
-    compiled = importlib.util.find_spec("numba") is not None
-    assert shared_reversal.pays(recording, 1, 8) == compiled
-    assert not shared_reversal.pays(recording, 1, 7)
-    wide = TraceableChain(conv=tn.TraceableConvolution2D(3, 300, 1))
-    recording = recording_of(wide, np.ones((1, 3, 8, 8), np.float32))
-    recording.extend(0)
-    assert not shared_reversal.pays(recording, 0, 64)
 
 
 @pytest.mark.parametrize("lrn", ["identity", "gradient"])

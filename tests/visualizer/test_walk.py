@@ -43,9 +43,9 @@ def back(graph, records, target, signal, rule_of):
     return signals[PICTURE]
 
 
-@given(st.integers(0, 10_000), st.sampled_from(CELLS), st.sampled_from([1, 10_000, 40_000, 1 << 30]), st.booleans())
+@given(st.integers(0, 10_000), st.sampled_from(CELLS), st.sampled_from([1, 10_000, 40_000, 1 << 30]))
 @settings(max_examples=60, deadline=None)
-def test_steps_together_and_signals_in_parts_are_steps_and_signals_alone(seed, cell, part, together):
+def test_steps_together_and_signals_in_parts_are_steps_and_signals_alone(seed, cell, part):
     rng = np.random.default_rng(seed)
     graph = random_graph(rng).graph()
     target, x = int(rng.integers(3, len(graph.steps))), rng.standard_normal((5, 3, 16, 18))
@@ -61,8 +61,6 @@ def test_steps_together_and_signals_in_parts_are_steps_and_signals_alone(seed, c
     signal[:, rng.integers(signal.shape[1])] = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walk, "PART", part)
-        patch.setattr(walk, "VECTOR", 2)
-        patch.setattr(walk, "pays", lambda *_: together)
         got = walk.Walk(recording, target, rule, 5, exceptions=exceptions).back(signal)
         expected = back(graph, records, target, signal, lambda step: exceptions.get(step, rule))
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)

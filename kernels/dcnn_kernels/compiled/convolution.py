@@ -10,10 +10,10 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
-from . import panels, pointwise, winograd
+from . import panels, pointwise, sparse, winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
-from .rectifier import rectifier
+from .rectifier import Rectifier, rectifier
 from .settings import current_algorithm
 
 #: Bytes of a map whose pixels are best read where they lie; those of smaller ones are laid out together first.
@@ -70,6 +70,9 @@ def transposed_convolution_2d(
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
     through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype)
+    if sparse_is_cheaper(filters, y, x, W, stride == dilate == (1, 1), through):
+        sparse.multiply(y, x, W, bias, stride, pad, dilate, through)
+        return y
     if kh == kw == groups == 1 and _is_in_place(x, y):
         pointwise.multiply(y, x, filters, through)
         return y
@@ -118,6 +121,19 @@ def unpooled_transposed_convolution_2d(
 def _is_in_place(x: FloatArray, y: FloatArray) -> bool:
     """Whether each pixel of ``y`` sees that of ``x``, and there are so many that they needn't be laid out first."""
     return x.shape[2:] == y.shape[2:] and math.prod(y.shape[2:]) * y.itemsize >= PLANE
+
+
+def sparse_is_cheaper(filters: Filters, y: FloatArray, x: FloatArray, W: FloatArray, steady: bool, through: Rectifier) -> bool:
+    """Whether to skip what is zero in all signals ``x`` on the way back to ``y``; ``steady`` windows have no step between."""
+    algorithm = current_algorithm()
+    if filters.groups > 1 or algorithm not in ("auto", "sparse"):
+        return False
+    if algorithm == "sparse":
+        return sparse.cost(y, x, W, through) < math.inf
+    dense = float(W.size * len(x) * math.prod(x.shape[2:]))
+    if W.shape[2:] == (3, 3) and steady and y.dtype == np.float32:
+        dense = min(dense, winograd.cost(y, filters))
+    return sparse.cost(y, x, W, through, dense) < dense
 
 
 def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:
