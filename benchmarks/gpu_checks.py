@@ -144,6 +144,8 @@ def convolution_cases(normal: Callable[..., np.ndarray], x: np.ndarray) -> Itera
         W, b, c = normal(*W_shape), normal(W_shape[0]), normal(source.shape[1])
         yield Check("convolution_2d", text, (source, W, b), settings)
         yield Check("convolution_2d", f"{text} z=6", (source, W, b), {**settings, "z": 6.0})
+        scaling = {"scale": normal(W_shape[0]), "shift": normal(W_shape[0])}
+        yield Check("convolution_2d", f"{text} z=6 scaled", (source, W, b), {**settings, **scaling, "z": 6.0})
         g = normal(*kernels.convolution_2d(source, W, **settings, backend="reference").shape)
         given = {**settings, "outsize": source.shape[2:]}
         yield Check("transposed_convolution_2d", text, (g, W, c), given)

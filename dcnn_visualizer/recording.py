@@ -20,6 +20,7 @@ from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.graph import PICTURE, Graph
 from dcnn_visualizer.traceable_nodes import (
     PassedOver,
+    TraceableBatchNormalization,
     TraceableClippedReLU,
     TraceableConvolution2D,
     TraceableNode,
@@ -88,31 +89,46 @@ class Recording:
         with self._lock:
             order = self.graph.ancestors([target])
             wanted = set(order)
-            takers = self.graph.sole_takers(range(len(self.graph.steps)))
+            sole = self.graph.sole_takers(range(len(self.graph.steps)))
+            takers = {step: taker for step, taker in sole.items() if taker in wanted and taker not in self.records}
             for index in order:
                 if index not in self.records:
-                    taker = takers.get(index)
-                    self._record(index, taker if taker in wanted and taker not in self.records else None)
+                    self._record(index, takers)
             return self._activation(target)
 
-    def _record(self, index: int, taker: int | None) -> None:
-        """Records a step; a convolution together with the ReLU that alone takes it, so that its own output is never written."""
+    def _record(self, index: int, takers: dict[int, int]) -> None:
+        """Records a step, and with a convolution the batch normalization and the ReLU behind, without writing what is between.
+
+        Args:
+            index: The step.
+            takers: By step, the one that alone takes its output, and may be recorded with it.
+        """
         node: Any = self.graph.steps[index].node
         taken = [self._activation(source) for source in self.graph.steps[index].inputs]
-        after: Any = None if taker is None else self.graph.steps[taker].node
-        fuses = type(node) is TraceableConvolution2D and type(after) in (TraceableReLU, TraceableClippedReLU)
-        if fuses and taker is not None:
-            activation, record = node.record(*taken, z=after.z)
-            records = {index: record, taker: kernels.relu_mask(activation, after.z)}
-        else:
-            activation, record = node.record(*taken)
-            records = {index: record}
+        together, choices = [index], {}
+
+        def behind(*kinds: type[TraceableNode]) -> Any:
+            taker = takers.get(together[-1])
+            if type(node) is not TraceableConvolution2D or taker is None or type(self.graph.steps[taker].node) not in kinds:
+                return None
+            return self.graph.steps[taker].node
+
+        if (normalization := behind(TraceableBatchNormalization)) and normalization.avg_mean is not None:
+            together.append(takers[index])
+            choices["normalization"] = normalization
+        if rectifier := behind(TraceableReLU, TraceableClippedReLU):
+            together.append(takers[together[-1]])
+            choices["z"] = rectifier.z
+        activation, record = node.record(*taken, **choices)
+        records = dict.fromkeys(together) | {index: record}  # a batch normalization keeps nothing
+        if rectifier:
+            records[together[-1]] = kernels.relu_mask(activation, rectifier.z)
         for step in records:
             self.sizes[step] = activation.nbytes // max(1, len(activation))
             if self.identity is not None:
                 self._states[step] = _state(self.graph.steps[step].node)
         self.records.update(records)
-        self._keep(max(records), activation)
+        self._keep(together[-1], activation)
 
     def _activation(self, index: int) -> Array:
         if index not in self._activations:

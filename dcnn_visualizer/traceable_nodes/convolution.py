@@ -14,6 +14,7 @@ from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, Window, pads, pair
 from dcnn_visualizer import responses
 from dcnn_visualizer.traceable_nodes.node import TraceableNode, shared_record, without_pads
+from dcnn_visualizer.traceable_nodes.normalization import TraceableBatchNormalization
 from dcnn_visualizer.traceable_nodes.pooling import TraceableMaxPooling2D
 
 if TYPE_CHECKING:
@@ -78,12 +79,22 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
             x = F.pad(x, ((0, 0), (0, 0), *self.pads), "constant")
         return super().forward(x)
 
-    def record(self, x: Array, z: float | None = None) -> tuple[Array, Pair]:
-        """Keeps the input's (H, W); given ``z``, the output has gone through the ReLU behind, which clips at ``z``."""
+    def record(
+        self, x: Array, z: float | None = None, normalization: TraceableBatchNormalization | None = None
+    ) -> tuple[Array, Pair]:
+        """Keeps the input's (H, W).
+
+        Given ``normalization``, the output has gone through the one behind, and given ``z``, through the ReLU behind these, which
+        clips at ``z``.
+        """
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        y = kernels.convolution_2d(x, self.W.array, chainer.as_array(self.b), self.stride, self.pads, self.dilate, self.groups, z)
-        return y, x.shape[2:]
+        b, scale, shift = chainer.as_array(self.b), None, None
+        if normalization is not None:
+            mean, scale, shift = normalization.affine()
+            b = -mean if b is None else b - mean
+        window = self.stride, self.pads, self.dilate, self.groups
+        return kernels.convolution_2d(x, self.W.array, b, *window, z, scale, shift), x.shape[2:]
 
     def reverse(
         self,
@@ -100,7 +111,11 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         Given ``channels``, the signal has only those, and is zero in the others. Given ``scales``, one a channel, the signal is
         that at the batch normalization behind, which scales by them.
         """
-        W, mask = self.scaled(scales), shared_record(mask, signal)
+        W, mask = self.W.array, shared_record(mask, signal)
+        if scales is not None and signal.size < W.size:
+            signal = signal * (scales if channels is None else scales[channels])[:, None, None]
+        elif scales is not None:
+            W = self.scaled(scales)
         W = W if channels is None else W[channels]
         return kernels.transposed_convolution_2d(
             signal, W, None, self.stride, self.pads, self.dilate, self.groups, record, mask, rectify

@@ -41,8 +41,11 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
         """Keeps nothing: the weights say all."""
         if self.avg_mean is None:
             self._initialize_params((x.shape[1],))
-        beta = self._get_beta()[0] if self.beta is None else self.beta.array
-        return kernels.batch_normalization(x, self._gamma(), beta, self.avg_mean, self.avg_var, self.eps), None
+        return kernels.batch_normalization(x, self._gamma(), self._beta(), self.avg_mean, self.avg_var, self.eps), None
+
+    def affine(self) -> tuple[Array, Array, Array]:
+        """What is taken off, what the rest is multiplied by, and what is added then, one a channel each."""
+        return self.avg_mean, self.scales(), self._beta()
 
     def response(self) -> responses.Response:
         """Linear in what changed."""
@@ -60,9 +63,13 @@ class TraceableBatchNormalization(L.BatchNormalization, TraceableNode):
         """The rule in a few words."""
         return "g·gamma/sqrt(var + eps)"
 
+    # Chainer's stand-ins are ones and zeros.
+
     def _gamma(self) -> Array:
-        # Chainer's stand-in is ones.
         return self._get_gamma()[0] if self.gamma is None else self.gamma.array
+
+    def _beta(self) -> Array:
+        return self._get_beta()[0] if self.beta is None else self.beta.array
 
 
 class TraceableLocalResponseNormalization(TraceableNode):

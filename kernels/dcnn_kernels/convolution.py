@@ -18,6 +18,8 @@ def convolution_2d(
     dilate: PairLike = 1,
     groups: int = 1,
     z: float | None = None,
+    scale: Array | None = None,
+    shift: Array | None = None,
     *,
     backend: str | None = None,
 ) -> Array:
@@ -33,6 +35,9 @@ def convolution_2d(
         groups: Number of groups of channels that do not see one another; with as many as channels it is depthwise.
         z: Upper bound of the rectifier that the result goes through, as in :func:`clipped_relu`, positive; inf for a plain ReLU,
             None for no rectifier.
+        scale: Before the rectifier, results are multiplied by these, shape (O,), of x's dtype. Together with ``shift``, and the
+            mean taken off the bias, a batch normalization.
+        shift: Then these are added, shape (O,); None if and only if ``scale`` is.
         backend: ``"reference"``, ``"compiled"`` or ``"cuda"``; None follows the arrays.
 
     Returns:
@@ -40,17 +45,20 @@ def convolution_2d(
 
     Raises:
         TypeError: No arrays, or dtypes that are not floats or differ, or ``z`` is no number.
-        ValueError: Wrong ranks or shapes, channels that the groups do not divide, a window larger than the padded picture, or a
-            ``z`` that is not positive.
+        ValueError: Wrong ranks or shapes, channels that the groups do not divide, a window larger than the padded picture, a
+            ``z`` that is not positive, or one of ``scale`` and ``shift`` without the other.
         BackendError: The backend can't run on these arrays.
     """
-    kernels = select_backend("convolution", backend, x=x, W=W, b=b)
+    kernels = select_backend("convolution", backend, x=x, W=W, b=b, scale=scale, shift=shift)
     window, groups = _check(x, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
     _check_signal("x", x, channels, f"W {W.shape} with groups {groups} takes {channels} channels")
-    _check_bias(b, filters, x)
+    for name, array in (("b", b), ("scale", scale), ("shift", shift)):
+        _check_bias(name, array, filters, x)
+    if (scale is None) != (shift is None):
+        raise ValueError(f"scale and shift must be given together, got {'shift' if scale is None else 'scale'} alone")
     geometry.output_shape(x.shape, *window)
-    return kernels.convolution_2d(x, W, b, *window[1:], groups, None if z is None else check_bound("z", z))
+    return kernels.convolution_2d(x, W, b, *window[1:], groups, None if z is None else check_bound("z", z), scale, shift)
 
 
 @takes_any_array
@@ -100,7 +108,7 @@ def transposed_convolution_2d(
     window, groups = _check(x, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
     _check_signal("x", x, filters, f"one for each filter of W {W.shape}")
-    _check_bias(b, channels, x)
+    _check_bias("b", b, channels, x)
     size = _outsize(x.shape[2:], window, None if outsize is None else geometry.pair("outsize", outsize))
     if mask is not None:
         check_mask("mask", mask, (len(x), channels, *size))
@@ -170,7 +178,7 @@ def unpooled_transposed_convolution_2d(
     window, groups = _check(g, W, stride, pad, dilate, groups)
     filters, channels = W.shape[0], W.shape[1] * groups
     _check_signal("g", g, filters, f"one for each filter of W {W.shape}")
-    _check_bias(b, channels, g)
+    _check_bias("b", b, channels, g)
     picture, ksize = geometry.pair("insize", insize), geometry.pair("pool_ksize", pool_ksize)
     step = ksize if pool_stride is None else geometry.pair("pool_stride", pool_stride)
     padding = geometry.pads(pool_pad)
@@ -207,10 +215,10 @@ def _check_signal(name: str, x: Array, channels: int, reason: str) -> None:
         raise ValueError(f"{name} must have pixels, got shape {x.shape}")
 
 
-def _check_bias(b: Array | None, channels: int, x: Array) -> None:
+def _check_bias(name: str, b: Array | None, channels: int, x: Array) -> None:
     if b is not None:
-        check_float("b", b, 1, like=x)
-        check_shape("b", b, (channels,))
+        check_float(name, b, 1, like=x)
+        check_shape(name, b, (channels,))
 
 
 def _outsize(shape: Pair, window: tuple[Pair, Pair, Pads, Pair], outsize: Pair | None) -> Pair:

@@ -138,6 +138,15 @@ def test_rectifiers_on_the_way_are_the_oracles_whatever_the_layout(layout, maske
     assert_close(back, oracle.relu_reverse(expected, gate_of(mask, x.shape), rectify))
 
 
+@given(layouts(), st.sampled_from([None, np.inf, 0.5]), st.booleans(), st.integers(0, 99))
+def test_results_are_scaled_and_shifted_before_they_are_rectified(layout, z, biased, seed):
+    x, W, _, b, _ = arrays(seed, *layout)
+    scale, shift = normal(seed + 5, (len(W),)), normal(seed + 6, (len(W),))
+    y = oracle.convolution_2d(x, W, b if biased else np.zeros(len(W)), *layout[2:]) * scale[:, None, None] + shift[:, None, None]
+    made = kernels.convolution_2d(x, W, b if biased else None, *layout[2:], z, scale, shift)
+    assert_close(made, y if z is None else oracle.clipped_relu(y, z))
+
+
 def test_rectifiers_on_the_way_stop_infinite_signals_and_let_nan_pass():
     x, W = np.array([np.inf, -np.inf, np.nan]) * np.ones((1, 1, 3, 1)), np.ones((1, 1, 1, 1))
     nowhere = np.zeros((1, 2), np.uint8)
@@ -279,6 +288,8 @@ forward, backward = kernels.convolution_2d, kernels.transposed_convolution_2d
         (lambda: forward(x, W, pad=-1), ValueError, "pad must be at least 0, got -1"),
         (lambda: forward(x, W, dilate=0), ValueError, "dilate must be at least 1, got 0"),
         (lambda: forward(x, W, z=0), ValueError, "z must be positive, got 0"),
+        (lambda: forward(x, W, scale=b), ValueError, "scale and shift must be given together, got scale alone"),
+        (lambda: forward(x, W, scale=b, shift=b[1:]), ValueError, "shift must have shape"),
         (lambda: forward(x, W, z="6"), TypeError, "z must be a number, got '6'"),
         (
             lambda: backward(g, W, None, 2, 1, outsize=(6, 7), mask=np.zeros((2, 15), np.uint8)),

@@ -43,6 +43,9 @@ def test_convolution_is_the_oracles(batch, channels, size, filters, ksize, strid
     y = oracle.convolution_2d(x, W, b, stride, pad, dilate, groups)
     assert_close(kernels.convolution_2d(x, W, b, stride, pad, dilate, groups), y)
     assert_close(kernels.convolution_2d(x, W, b, stride, pad, dilate, groups, z=0.5), np.clip(y, 0, 0.5))
+    scale, shift = normal(3, (filters,)), normal(4, (filters,))
+    made = kernels.convolution_2d(x, W, b, stride, pad, dilate, groups, scale=scale, shift=shift)
+    assert_close(made, y * scale[:, None, None] + shift[:, None, None])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

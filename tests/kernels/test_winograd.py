@@ -99,6 +99,9 @@ def test_results_go_through_the_rectifier(shape, channels, filters, batch, pad, 
     np.testing.assert_array_equal(through, kernels.relu_reverse(back, mask, rectify))
     y, z = kernels.convolution_2d(x, W, b, 1, pad), 0.5 if rectify else np.inf
     np.testing.assert_array_equal(kernels.convolution_2d(x, W, b, 1, pad, z=z), kernels.clipped_relu(y, z))
+    scale, shift = normal(5, (filters,)), normal(6, (filters,))
+    scaled = kernels.clipped_relu(y * scale[:, None, None] + shift[:, None, None], z)
+    assert_close(kernels.convolution_2d(x, W, b, 1, pad, z=z, scale=scale, shift=shift), scaled)
 
 
 def test_what_is_not_a_number_stays_so(algorithm):

@@ -175,3 +175,43 @@ def test_functions_of_chainer_are_trusted(x, convolutions):
     for _ in range(3):
         SaliNet(model).analyze(x, "act", 1)
     assert len(convolutions) == 1
+
+
+@pytest.mark.parametrize("rectifier", [tn.TraceableReLU(), tn.TraceableClippedReLU(0.7), tn.TraceableLeakyReLU()])
+@pytest.mark.parametrize("nobias", [False, True])
+def test_convolutions_go_on_through_batch_normalizations_and_rectifiers(x, rectifier, nobias, monkeypatch):
+    rng = np.random.default_rng(1)
+    bn = tn.TraceableBatchNormalization(5)
+    for array in (bn.gamma.array, bn.beta.array, bn.avg_mean):
+        array[...] = rng.standard_normal(5)
+    bn.avg_var[...] = rng.uniform(0.5, 2, 5)
+    conv = tn.TraceableConvolution2D(3, 5, 3, nobias=nobias)
+    if not nobias:
+        conv.b.array[...] = rng.standard_normal(5)
+    model = TraceableChain(conv=conv, bn=bn, rectifier=rectifier, pool=tn.TraceableMaxPooling2D(2))
+    alone, record = x, {}
+    for step in model.graph().steps:
+        alone, record[step.path] = step.node.record(alone)
+    called = []
+    original = dcnn_kernels.batch_normalization
+    monkeypatch.setattr(dcnn_kernels, "batch_normalization", lambda *a: called.append(1) or original(*a))
+    graph = model.graph()
+    recorded = recording.Recording(graph, x)
+    np.testing.assert_allclose(recorded.extend(graph.index("pool")), alone, rtol=1e-4, atol=1e-5)
+    assert not called
+    for path, expected in record.items():
+        kept = recorded.records[graph.index(path)]
+        for one, other in zip(kept, expected, strict=True) if isinstance(expected, tuple) else [(kept, expected)]:
+            np.testing.assert_array_equal(one, other)
+    # What was never written is computed when it is asked for.
+    np.testing.assert_allclose(recorded.extend(graph.index("bn")), bn.record(conv.record(x)[0])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_normalization_changed_in_place_is_seen(x):
+    bn = tn.TraceableBatchNormalization(5)
+    model = TraceableChain(conv=tn.TraceableConvolution2D(3, 5, 3), bn=bn, relu=tn.TraceableReLU())
+    before = SaliNet(model).analyze(x, "relu", 1)
+    bn.beta.array[1] += 0.5
+    after = SaliNet(model).analyze(x, "relu", 1)
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(after, fresh(model, x, "relu"))

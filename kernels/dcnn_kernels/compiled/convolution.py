@@ -31,13 +31,15 @@ def convolution_2d(
     dilate: Pair,
     groups: int,
     z: float | None,
+    scale: FloatArray | None,
+    shift: FloatArray | None,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
     y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
-    through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype)
+    through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype, scale, shift)
     if kh == kw == groups == 1 and _is_in_place(x, y):
         pointwise.multiply(y, x, filters, through)
         return y
@@ -69,7 +71,7 @@ def transposed_convolution_2d(
     y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
-    through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype)
+    through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype, None, None)
     if sparse_is_cheaper(filters, y, x, W, stride == dilate == (1, 1), through):
         sparse.multiply(y, x, W, bias, stride, pad, dilate, through)
         return y

@@ -209,22 +209,24 @@ def join(typing, target, target_start, source, source_start, source_step):
 
 
 @intrinsic
-def rectify(typing, target, start, count, bias, limits, masked, bits, bit):
-    """Adds a bias to a vector's first ``count`` values, clips them, and makes 0 of those whose bit isn't set.
+def rectify(typing, target, start, count, bias, scale, shift, limits, masked, bits, bit):
+    """Makes ``(value + bias) * scale + shift`` of a vector's first ``count`` values, clips them, and makes 0 where no bit is set.
 
     Args:
         typing: Numba's own.
         target: Flat float array.
         start: Of the vector.
         count: Values to change, at most a vector's.
-        bias: Float.
+        bias: Float, as the two that follow.
+        scale: See above.
+        shift: See above.
         limits: The least and the largest result.
         masked: Whether bits are looked at.
         bits: Flat uint8 array, with 3 bytes more than are used.
         bit: The number of the first value's.
     """
     word = types.int64
-    signature = types.void(target, word, word, target.dtype, limits, types.boolean, bits, word)
+    signature = types.void(target, word, word, *[target.dtype] * 3, limits, types.boolean, bits, word)
 
     def generate(context, builder, signature, values):
         lanes, vector = vector_of(context, target)
@@ -237,15 +239,18 @@ def rectify(typing, target, start, count, bias, limits, masked, bits, bit):
         pointer = builder.bitcast(pointer_to(context, builder, target, values[0], values[1]), vector.as_pointer())
         before = builder.load(pointer, align=size)
         result = builder.fadd(before, broadcast(values[3]))
+        fma = ir.FunctionType(vector, [vector] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{lanes}f{target.dtype.bitwidth}")
+        result = builder.call(fma, [result, broadcast(values[4]), broadcast(values[5])])
         for n, comparison in enumerate("<>"):  # neither holds for NaN, which stays
-            limit = builder.load(pointer_to(context, builder, limits, values[4], integer(n)), align=size)
+            limit = builder.load(pointer_to(context, builder, limits, values[6], integer(n)), align=size)
             limit = broadcast(limit)
             result = builder.select(builder.fcmp_ordered(comparison, result, limit), limit, result)
         read = cgutils.alloca_once_value(builder, four(-1))
-        with builder.if_then(values[5]):
-            byte = builder.lshr(values[7], integer(3))
-            address = builder.bitcast(pointer_to(context, builder, bits, values[6], byte), four.as_pointer())
-            shift = builder.trunc(builder.and_(values[7], integer(7)), four)
+        with builder.if_then(values[7]):
+            byte = builder.lshr(values[9], integer(3))
+            address = builder.bitcast(pointer_to(context, builder, bits, values[8], byte), four.as_pointer())
+            shift = builder.trunc(builder.and_(values[9], integer(7)), four)
             builder.store(builder.lshr(builder.load(address, align=1), shift), read)
 
         def lanes_of(word):

@@ -135,7 +135,7 @@ def _deliver(y, target, out, origin, row, whole, channel, count, begin, end, rec
             sample, place = pixel // pixels, pixel % pixels
             some = min(end - pixel, pixels - place)
             element, at = (channel + m) * pixels + place, origin + m * row + pixel - begin
-            rectify_line(out, at, some, zero, rectifier, sample, element)
+            rectify_line(out, at, some, zero, rectifier, sample, channel + m, element)
             if not whole:
                 copy(target, sample * y.shape[1] * pixels + element, out, at, some)
             pixel += some

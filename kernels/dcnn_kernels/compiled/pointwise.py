@@ -55,4 +55,4 @@ def _multiply(first, last, y, x, W, bias, rectifier, made_step, weights, terms, 
                 m += rows
             for m in range(top, bottom):
                 element = m * pixels + start
-                rectify_line(target, sample * made * pixels + element, count, zero, rectifier, sample, element)
+                rectify_line(target, sample * made * pixels + element, count, zero, rectifier, sample, m, element)

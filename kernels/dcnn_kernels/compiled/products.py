@@ -229,14 +229,14 @@ def _write(block, y, sample, channel, count, begin, height, pitch, positions, ap
             element = ((channel + r) * rows + row) * columns
             to = sample * channels * rows * columns + element
             if apart_across == 1:
-                rectify_line(block, at, columns, zero, rectifier, sample, element)
+                rectify_line(block, at, columns, zero, rectifier, sample, channel + r, element)
                 copy(target, to, block, at, columns)
                 continue
             for j in range(apart_across):
                 sums = block[at + j * ROWS * positions :]
                 for n in range((columns - j + apart_across - 1) // apart_across):
                     line[n * apart_across + j] = sums[n]
-            rectify_line(line, 0, columns, zero, rectifier, sample, element)
+            rectify_line(line, 0, columns, zero, rectifier, sample, channel + r, element)
             copy(target, to, line, 0, columns)
 
 

@@ -1,4 +1,4 @@
-"""What results of a convolution go through before they are written: a rectifier, forward or on the way back."""
+"""What results of a convolution go through before they are written: a scaling, and a rectifier, forward or on the way back."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ READ = 4
 
 
 class Rectifier(NamedTuple):
-    """Clips results, and makes 0 of those whose bit isn't set.
+    """Scales and shifts results, clips them, and makes 0 of those whose bit isn't set.
 
     Attributes:
-        idle: Whether it does neither.
+        idle: Whether it does none of these.
+        scaled: Whether results are scaled.
+        scale: By channel, what to multiply by; empty if they aren't.
+        shift: By channel, what to add then.
         limits: The least and the largest result, of the results' dtype.
         masked: Whether there are bits.
         bits: Of all samples, flat, and ``READ - 1`` bytes more.
@@ -30,30 +33,47 @@ class Rectifier(NamedTuple):
     """
 
     idle: bool
+    scaled: bool
+    scale: FloatArray
+    shift: FloatArray
     limits: FloatArray
     masked: bool
     bits: Mask
     pitch: int
 
 
-def rectifier(mask: Mask | None, low: float, high: float, dtype: npt.DTypeLike) -> Rectifier:
-    """Makes one of a mask, as ``relu_mask`` gives it, or None, and of limits that may be infinite."""
+def rectifier(
+    mask: Mask | None,
+    low: float,
+    high: float,
+    dtype: npt.DTypeLike,
+    scale: FloatArray | None,
+    shift: FloatArray | None,
+) -> Rectifier:
+    """Makes one of a mask, as ``relu_mask`` gives it, or None, of limits that may be infinite, and of a scaling or None."""
     (bits, masked), limits = bits_of(mask), np.array([low, high], dtype)
     flat = np.zeros(bits.size + READ - 1, np.uint8)
     flat[: bits.size] = bits.reshape(-1)
-    idle = not masked and low == -math.inf and high == math.inf
-    return Rectifier(idle, limits, masked, flat, 0 if len(bits) == 1 else bits.shape[1])
+    idle = not masked and low == -math.inf and high == math.inf and scale is None
+    none = np.empty(0, dtype)
+    by, to = (none if array is None else np.ascontiguousarray(array) for array in (scale, shift))
+    return Rectifier(idle, scale is not None, by, to, limits, masked, flat, 0 if len(bits) == 1 else bits.shape[1])
 
 
 @compiled
-def rectify_line(line, start, count, bias, rectifier, sample, first):
-    """Adds a bias to ``count`` values from ``start`` on, those of a sample from element ``first`` on, and rectifies them.
+def rectify_line(line, start, count, bias, rectifier, sample, channel, first):
+    """Adds a bias to ``count`` values from ``start`` on, and scales and rectifies them.
+
+    They are a sample's from element ``first`` on, of one channel.
 
     Up to a vector of what lies behind them is read, and written as it was.
     """
     if rectifier.idle and bias == 0:
         return
+    scale, shift = line.dtype.type(1), line.dtype.type(0)
+    if rectifier.scaled:
+        scale, shift = rectifier.scale[channel], rectifier.shift[channel]
     lanes, bit = VECTOR // line.itemsize, 8 * sample * rectifier.pitch + first
     for n in range(0, count, lanes):
         some = min(lanes, count - n)
-        rectify(line, start + n, some, bias, rectifier.limits, rectifier.masked, rectifier.bits, bit + n)
+        rectify(line, start + n, some, bias, scale, shift, rectifier.limits, rectifier.masked, rectifier.bits, bit + n)

@@ -246,5 +246,5 @@ def _sums(memory, y, V, pixels, U, filters, block, begin, end, bias, rectifier, 
                 row = 4 * row + i
                 if sample < batch and row < rows:
                     element = (k * rows + row) * columns
-                    rectify_line(line, 4 * number * across, columns, bias[k], rectifier, sample, element)
+                    rectify_line(line, 4 * number * across, columns, bias[k], rectifier, sample, k, element)
                     copy(target, (sample * tiling.made * rows) * columns + element, line, 4 * number * across, columns)

@@ -14,6 +14,7 @@ import numpy as np
 from dcnn_kernels.arrays import Array, BackendError
 from dcnn_kernels.cuda import cudnn
 from dcnn_kernels.cuda.launch import ctype, index_type, launch
+from dcnn_kernels.cuda.normalization import batch_normalization
 from dcnn_kernels.cuda.pooling import unpooling_2d
 from dcnn_kernels.cuda.relu import clipped_relu, relu_reverse
 from dcnn_kernels.cuda.settings import current_engine, current_precision
@@ -152,9 +153,22 @@ class _Math(NamedTuple):
 
 
 def convolution_2d(
-    x: Array, W: Array, b: Array | None, stride: Pair, pad: Pads, dilate: Pair, groups: int, z: float | None
+    x: Array,
+    W: Array,
+    b: Array | None,
+    stride: Pair,
+    pad: Pads,
+    dilate: Pair,
+    groups: int,
+    z: float | None,
+    scale: Array | None,
+    shift: Array | None,
 ) -> Array:
     """See :func:`dcnn_kernels.convolution_2d`."""
+    if scale is not None and shift is not None:
+        y = convolution_2d(x, W, b, stride, pad, dilate, groups, None, None, None)
+        y = batch_normalization(y, scale, shift, cupy.zeros_like(scale), cupy.ones_like(scale), 0.0)
+        return y if z is None else clipped_relu(y, z)
     y = cupy.empty((len(x), len(W), *output_shape(x.shape, W.shape[2:], stride, pad, dilate)), x.dtype)
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(True, source.size, y.shape[2:], W.shape, stride, pad, dilate, groups, None)

@@ -50,7 +50,9 @@ def convolve_patches(
     if 0 in outsize or not len(x):
         return cupy.empty((len(x), len(W), *outsize), x.dtype)
     seen = _seen(outsize, (W.shape[2], W.shape[3]), stride, dilate)
-    return convolution_2d(crop_patches(x, np.arange(len(x)), offsets, seen, 0.0), W, None, stride, NO_PADS, dilate, groups, None)
+    return convolution_2d(
+        crop_patches(x, np.arange(len(x)), offsets, seen, 0.0), W, None, stride, NO_PADS, dilate, groups, None, None, None
+    )
 
 
 def patch_form(W: Array, insize: Pair, outsize: Pair, stride: Pair, dilate: Pair, groups: int) -> str:

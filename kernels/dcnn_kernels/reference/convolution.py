@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import Pads, Pair, output_shape
+from .blocks import blocks
 from .im2col import IDLE, Axis, FloatArray, col2im, im2col, is_idle
 from .pooling import Switches, unpooling_2d
 from .relu import Mask, clipped_relu, relu_reverse
@@ -53,11 +54,17 @@ def convolution_2d(
     dilate: Pair,
     groups: int,
     z: float | None,
+    scale: FloatArray | None,
+    shift: FloatArray | None,
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     ksize = (W.shape[2], W.shape[3])
     y = np.empty((len(x), len(W), *output_shape(x.shape, ksize, stride, pad, dilate)), x.dtype)
     _fill(y, x, _grouped(W, groups), b, _plans(True, ksize, stride, pad, dilate))
+    if scale is not None and shift is not None:
+        for samples, channels in blocks(y.shape, y.itemsize):
+            y[samples, channels] *= scale[channels, None, None]
+            y[samples, channels] += shift[channels, None, None]
     return y if z is None else clipped_relu(y, z)
 
 
