@@ -7,7 +7,7 @@ back, receptive fields) is written once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
 
@@ -29,7 +29,6 @@ class Step(NamedTuple):
     inputs: tuple[int, ...]
 
 
-@runtime_checkable
 class Composite(Protocol):
     """A layer made of layers: a chain, a residual or a parallel block."""
 
@@ -45,6 +44,12 @@ class Composite(Protocol):
             The index of its output.
         """
         ...
+
+
+def is_composite(layer: Any) -> TypeGuard[Composite]:
+    """Whether a layer is made of layers."""
+    # To ask the protocol itself takes Python a hundred times as long.
+    return hasattr(layer, "add_to_graph")
 
 
 class Graph:
@@ -71,7 +76,7 @@ class Graph:
         Returns:
             The index of its output, which ``path`` now names.
         """
-        if isinstance(layer, Composite):
+        if is_composite(layer):
             self.layers[path] = layer.add_to_graph(self, path, source)
             return self.layers[path]
         return self.add(path, layer if isinstance(layer, TraceableNode) else PassedOver(layer), (source,))

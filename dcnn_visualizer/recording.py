@@ -7,6 +7,7 @@ weights, so that projecting layer after layer, by several methods, runs the netw
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -50,6 +51,7 @@ class Recording:
         self.records: dict[int, Any] = {}
         self.sizes = {PICTURE: picture.nbytes // max(1, len(picture))}
         self._activations: dict[int, Array] = {PICTURE: picture.copy()}
+        self._kept = picture.nbytes
         self._states: dict[int, bytes | None] = {}
         self._lock = threading.RLock()
 
@@ -137,13 +139,13 @@ class Recording:
         return self._activations[index]
 
     def _keep(self, index: int, activation: Array) -> None:
+        before = self._activations.pop(index).nbytes if index in self._activations else 0
         self._activations[index] = activation
-        total = sum(kept.nbytes for kept in self._activations.values())
+        self._kept += activation.nbytes - before
         # The oldest go first, since a walk asks for the newest next; the picture and the newest always stay.
-        for oldest in list(self._activations)[1:-1]:
-            if total <= ACTIVATION_BUDGET:
-                break
-            total -= self._activations.pop(oldest).nbytes
+        while self._kept > ACTIVATION_BUDGET and len(self._activations) > 2:
+            oldest = next(itertools.islice(self._activations, 1, None))
+            self._kept -= self._activations.pop(oldest).nbytes
 
 
 _latest: WeakKeyDictionary[chainer.Link, Recording] = WeakKeyDictionary()
@@ -207,9 +209,11 @@ def _state(node: TraceableNode) -> bytes | None:
                 arrays.append(value.array)
             elif isinstance(value, chainer.Link) or name.startswith("_"):
                 continue  # Links are owners themselves; what Chainer keeps for itself doesn't bear on the output.
-            elif chainer.is_arrays_compatible((value,)) and value is not None:
+            elif _is_plain(value):
+                settings.append((name, value))
+            elif chainer.is_arrays_compatible((value,)):
                 arrays.append(value)
-            elif _is_plain(value) or _is_chainers(value):
+            elif _is_chainers(value):
                 settings.append((name, value))
             else:
                 return None
@@ -223,8 +227,10 @@ def _is_chainers(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return True
     if isinstance(value, (tuple, list, set, frozenset)):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str, bytes))
+    return False

@@ -11,7 +11,7 @@ import chainer
 import numpy as np
 
 from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
-from dcnn_visualizer.graph import PICTURE, Composite, Graph
+from dcnn_visualizer.graph import PICTURE, Graph, is_composite
 from dcnn_visualizer.traceable_nodes import Add, Concatenate, TraceableNode
 
 
@@ -224,7 +224,7 @@ class TraceableResidual(_GraphChain):
     def add_to_graph(self, graph: Graph, path: str, source: int) -> int:
         """Adds both branches and their sum to a graph."""
         prefix = f"{path}/" if path else ""
-        if isinstance(self.body, Composite):
+        if is_composite(self.body):
             body = self.body.add_to_graph(graph, path, source)
         else:
             body = graph.add_layer(self.body, f"{prefix}body", source)

@@ -138,9 +138,10 @@ class TraceableGraph(TraceableChain):
         """
         prefix = f"{path}/" if path else ""
         index: dict[str | int, int] = {PICTURE: source}
+        previous: str | int = PICTURE
         for name in self.layer_names:
-            inputs = tuple(index[other] for other in self.sources(name))
-            layer = getattr(self, name)
+            inputs = tuple(index[other] for other in self._sources.get(name, (previous,)))
+            layer, previous = getattr(self, name), name
             if len(inputs) == 1:
                 index[name] = graph.add_layer(layer, prefix + name, inputs[0])
             else:

@@ -7,9 +7,11 @@ each channel begins: windows are never written out, and weights are taken as the
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..geometry import Pair
 from ..reference.im2col import FloatArray
@@ -88,25 +90,21 @@ def multiply(
     parts = parts_of(batch * bands * filters.groups, filters.made)
 
     plane = (height + extra) * pitch
-    taken = np.arange(filters.taken)[:, None]
     offsets, places = [], []
     for tap in taps:
         (down, i), (across, j) = (divmod(tap[axis] - first, stride[axis]) for axis, first in enumerate((top, left)))
         offsets.append((i * stride[1] + j) * plane + down * pitch + across)
         places.append(tap.place)
-    ends = np.cumsum([len(phase) for phase in phases])
-    # By phase, channel and tap.
-    terms, weights = (
-        np.concatenate([(taken * step + np.array(part, np.int64)).reshape(-1) for part in np.split(of_taps, ends[:-1])])
-        for step, of_taps in ((stride[0] * stride[1] * plane, offsets), (filters.taken_step, places))
-    )
+    counts = tuple(map(len, phases))
+    terms = _by_phase(filters.taken, stride[0] * stride[1] * plane, tuple(offsets), counts)
+    weights = _by_phase(filters.taken, filters.taken_step, tuple(places), counts)
 
     lanes = VECTOR // x.itemsize
     # What lies beyond the last window is read, and its sums are written, but they are never used.
     size, positions = filters.taken * stride[0] * stride[1] * plane, math.ceil(height * pitch / lanes) * lanes
     sums = len(phases) * ROWS * positions + y.shape[3] + lanes
     room = (size + LINE * lanes + pitch + sums, x.dtype)
-    steps = (filters.made, filters.group_step, filters.made_step, weights, terms, filters.taken * ends)
+    steps = (filters.made, filters.group_step, filters.made_step, weights, terms, filters.taken * np.cumsum(counts))
     layout = (*stride, *spread, height + extra, pitch, size, sums, positions, x.shape[1:], top, left)
     work = filters.made * height * pitch * len(terms) // (parts * PRODUCTS)
     share(
@@ -125,6 +123,13 @@ def multiply(
         parts,
         room=room,
     )
+
+
+@lru_cache(maxsize=256)
+def _by_phase(taken: int, step: int, of_taps: tuple[int, ...], counts: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Offsets by phase, channel and tap: those of the taps, so many a phase, with a step from channel to channel."""
+    channels, taps = np.arange(taken)[:, None] * step, iter(of_taps)
+    return np.concatenate([(channels + np.array([next(taps) for _ in range(count)], np.int64)).reshape(-1) for count in counts])
 
 
 def _equal_part(size: int, most: int) -> int:
