@@ -26,8 +26,8 @@ from .tile_transforms import transform_filters, transform_pixels, transform_sums
 
 #: Tiles of a block, about, and filters that are multiplied with it together.
 TILES, SOME = 64, 4 * ROWS
-#: Costs in products of the plain way, as measured with vectors of 64 bytes: of transforming one channel of a tile, of
-#: transforming a filter of one channel, and of a product.
+#: Costs in products of the plain way, as measured with vectors of 64 bytes by benchmarks/cost_models.py: of transforming one
+#: channel of a tile, of transforming a filter of one channel, and of a product.
 TILE, FILTER, PRODUCT = 850, 900, 1.2
 
 
