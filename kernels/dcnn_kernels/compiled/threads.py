@@ -20,7 +20,7 @@ from . import team
 GRAIN = 1 << 13
 #: Parts for each core: a core that others use too takes fewer, such as that on which NumPy's BLAS waits for its next product.
 PARTS = 4
-#: How often a thread looks for more to do before it sleeps: some 500 microseconds. Between the layers of a network there are less,
+#: How often a thread looks for more to do before it sleeps: some 500 microseconds. Between a network's layers there are less,
 #: and to wake a thread takes 50, or more than a layer does where an idle core is left to other virtual machines.
 PATIENCE = 1 << 14
 #: Bytes that the rows of several threads' memory are multiples of: a line of cache.
