@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import compiled
-from .microkernel import copy
+from .microkernel import VECTOR, copy_inside
 
 
 def planes_of(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -27,7 +27,7 @@ def inside(count, size, first, stride):
 def lay_out(x, start, height, width, layout, to, down, across, rows, columns, top, left):
     """Copies a plane's pixels from row ``top`` and column ``left`` on, and zeros where there is none.
 
-    Rows and columns are told apart by their phase, their number modulo the stride.
+    Rows and columns are told apart by their phase, their number modulo the stride. Up to a vector behind them becomes zero.
 
     Args:
         x: Flat pictures.
@@ -43,23 +43,21 @@ def lay_out(x, start, height, width, layout, to, down, across, rows, columns, to
         top: May be negative, in the padding.
         left: May be negative.
     """
+    lanes = VECTOR // x.itemsize
     for i in range(down):
         for j in range(across):
             begin, end = inside(columns, width, left + j, across)
             for row in range(rows):
                 source = top + i + row * down
                 line = to + ((i * across + j) * rows + row) * columns
-                if begin == end or source < 0 or source >= height:
-                    for n in range(columns):
-                        layout[line + n] = 0
-                    continue
-                for n in range(begin):
-                    layout[line + n] = 0
-                pixel = start + source * width + left + j + begin * across
+                pixel, last = start + source * width + left + j, end if 0 <= source < height else begin
+                # What a vector has too much of is the next row's, which comes later.
                 if across == 1:
-                    copy(layout, line + begin, x, pixel, end - begin)
+                    for n in range(0, columns, lanes):
+                        copy_inside(1, layout, line + n, x, pixel + n, begin - n, last - n)
+                elif across == 2:
+                    for n in range(0, columns, lanes):
+                        copy_inside(2, layout, line + n, x, pixel + 2 * n, begin - n, last - n)
                 else:
-                    for n in range(end - begin):
-                        layout[line + begin + n] = x[pixel + n * across]
-                for n in range(end, columns):
-                    layout[line + n] = 0
+                    for n in range(columns):
+                        layout[line + n] = x[pixel + n * across] if begin <= n < last else 0

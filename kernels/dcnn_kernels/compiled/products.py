@@ -17,7 +17,7 @@ from ..geometry import Pair
 from ..reference.im2col import FloatArray
 from .jit import compiled
 from .layout import lay_out
-from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, sums_of_products
+from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, copy_inside, sums_of_products
 from .rectifier import Rectifier, rectify_line
 from .team import parted
 from .threads import cores, share
@@ -102,7 +102,7 @@ def multiply(
     lanes = VECTOR // x.itemsize
     # What lies beyond the last window is read, and its sums are written, but they are never used.
     size, positions = filters.taken * stride[0] * stride[1] * plane, math.ceil(height * pitch / lanes) * lanes
-    sums = len(phases) * ROWS * positions + y.shape[3] + lanes
+    sums = len(phases) * ROWS * positions + height * y.shape[3] + lanes
     room = (size + LINE * lanes + pitch + sums, x.dtype)
     steps = (filters.made, filters.group_step, filters.made_step, weights, terms, filters.taken * np.cumsum(counts))
     layout = (*stride, *spread, height + extra, pitch, size, sums, positions, x.shape[1:], top, left)
@@ -226,8 +226,19 @@ def _write(block, y, sample, channel, count, begin, height, pitch, positions, ap
     """Takes the sums of all phases, a band of rows from ``begin`` on, to their places."""
     _, channels, rows, columns = y.shape
     line, target = block[apart_down * apart_across * ROWS * positions :], y.reshape(-1)
-    zero = y.dtype.type(0)
+    zero, lanes = y.dtype.type(0), VECTOR // y.itemsize
     for r in range(count):
+        if apart_down == apart_across == 1:
+            # Rows side by side, as they belong; what a vector has too much of is the next row's, which comes later.
+            last = min(rows, begin + height)
+            for number in range(last - begin):
+                at = r * positions + number * pitch
+                for n in range(0, columns, lanes):
+                    copy_inside(1, line, number * columns + n, block, at + n, 0, lanes)
+            element, some = ((channel + r) * rows + begin) * columns, (last - begin) * columns
+            rectify_line(line, 0, some, zero, rectifier, sample, channel + r, element)
+            copy(target, sample * channels * rows * columns + element, line, 0, some)
+            continue
         for row in range(begin, min(rows, begin + height * apart_down)):
             number, i = (row - begin) // apart_down, (row - begin) % apart_down
             at = (i * apart_across * ROWS + r) * positions + number * pitch

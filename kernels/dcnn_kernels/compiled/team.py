@@ -117,6 +117,7 @@ def _publisher(works):
             first, last, who, address = part.args
             pointer = inner.bitcast(address, context.get_value_type(arguments).as_pointer())
             taken = cgutils.unpack_tuple(inner, inner.load(pointer))
+            taken = [_borrowed(context, inner, kind, value) for kind, value in zip(arguments, taken, strict=True)]
             if works:
                 taken[0] = _row(context, inner, arguments[0], taken[0], given[0], who)
             function = context.declare_function(builder.module, result.fndesc)
@@ -142,6 +143,19 @@ def _publisher(works):
 
 
 _publish, _publish_with_memory = _publisher(False), _publisher(True)
+
+
+def _borrowed(context, builder, kind, value):
+    """An argument whose arrays aren't counted: threads that count references to one array wait for each other."""
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value)
+        parts = [_borrowed(context, builder, *part) for part in zip(kind, parts, strict=True)]
+        return context.make_tuple(builder, kind, parts)
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo, array.parent = (ir.Constant(pointer.type, None) for pointer in (array.meminfo, array.parent))
+    return array._getvalue()
 
 
 def _row(context, builder, matrix, value, kind, number):
