@@ -28,6 +28,10 @@ BAND_BYTES = 1 << 19
 PRODUCTS = 32
 
 
+#: Rows of a block where so few channels are made that one of ``ROWS`` would be too many: a picture's colours.
+FEW = 3
+
+
 class Tap(NamedTuple):
     """One tap of a window: the pixel it sees in the window at (0, 0), and its place in the filter."""
 
@@ -193,7 +197,7 @@ def _bands(
         stop = made * (part + 1) // parts
         m = made * part // parts
         while m < stop:
-            count = ROWS if made >= ROWS else 1
+            count = ROWS if made >= ROWS else FEW if made >= FEW else 1
             m = min(m, stop - count)
             channel, W_start = group * made + m, group * group_step + m * made_step
             for phase in range(len(ends)):
@@ -257,8 +261,8 @@ def _write(block, y, sample, channel, count, begin, height, pitch, positions, ap
 
 
 @compiled
-def row_of_sums(rows, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bias_start, out, out_start, out_row, count):
-    """Blocks side by side, of 1 or of ``ROWS`` rows, until ``count`` places, a multiple of a vector's, are filled."""
+def row_of_sums(rows, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bias_start, out, out_start, pitch, count):
+    """Blocks side by side, of 1, :data:`FEW` or ``ROWS`` rows, until ``count`` places, a multiple of a vector's, are filled."""
     lanes = VECTOR // a.itemsize
     n = 0
     while n < count:
@@ -266,20 +270,27 @@ def row_of_sums(rows, a, a_start, a_row, a_steps, b, b_start, b_steps, bias, bia
         at, to = b_start + n, out_start + n
         if rows == 1:
             if left >= LINE:
-                sums_of_products(1, LINE, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+                sums_of_products(1, LINE, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
                 n += LINE * lanes
             elif left >= 4:
-                sums_of_products(1, 4, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+                sums_of_products(1, 4, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
                 n += 4 * lanes
             else:
-                sums_of_products(1, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+                sums_of_products(1, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
+                n += lanes
+        elif rows == FEW:
+            if left >= VECTORS:
+                sums_of_products(FEW, VECTORS, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
+                n += VECTORS * lanes
+            else:
+                sums_of_products(FEW, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
                 n += lanes
         elif left >= VECTORS:
-            sums_of_products(ROWS, VECTORS, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+            sums_of_products(ROWS, VECTORS, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
             n += VECTORS * lanes
         elif left >= 2:
-            sums_of_products(ROWS, 2, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+            sums_of_products(ROWS, 2, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
             n += 2 * lanes
         else:
-            sums_of_products(ROWS, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, out_row, None)
+            sums_of_products(ROWS, 1, a, a_start, a_row, a_steps, b, at, b_steps, bias, bias_start, out, to, pitch, None)
             n += lanes
