@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,42 @@ WORDS_A_ROW = 512
 #: How far down a word's higher bits are mixed into the lower ones: else signs, which are the highest bits of floats, would cancel
 #: wherever two of them change.
 MIXING = 29
+
+
+class Sums(NamedTuple):
+    """What is left of an array to be hashed.
+
+    Attributes:
+        description: Its shape, dtype and device.
+        parts: Sums of its words and the bytes behind them, where it lies; none of them shares its memory.
+    """
+
+    description: bytes
+    parts: tuple[Array, ...]
+
+
+def sums(array: Array | None) -> Sums:
+    """Sums an array up; on a GPU without waiting for it."""
+    if array is None:
+        return Sums(b"None", ())
+    # What was recorded of an array on one device is of no use to the same array on another.
+    description = f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode()
+    octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
+    whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
+    words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)
+    of_words = select_backend("words", None, words=words).sum_words(words, MIXING) if whole else ()
+    return Sums(description, (*of_words, octets[whole:].copy()))
+
+
+def digest(summed: Iterable[Sums]) -> bytes:
+    """Hashes the sums of some arrays, 20 bytes."""
+    hashed = hashlib.sha1(usedforsecurity=False)
+    for description, parts in summed:
+        hashed.update(description)
+        for part in parts:
+            host = part if isinstance(part, np.ndarray) else part.get()
+            hashed.update(host.data)
+    return hashed.digest()
 
 
 def fingerprint(arrays: Iterable[Array | None]) -> bytes:
@@ -33,18 +70,4 @@ def fingerprint(arrays: Iterable[Array | None]) -> bytes:
     Returns:
         20 bytes.
     """
-    digest = hashlib.sha1(usedforsecurity=False)
-    for array in arrays:
-        if array is None:
-            digest.update(b"None")
-            continue
-        # What was recorded of an array on one device is of no use to the same array on another.
-        digest.update(f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode())
-        octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
-        whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
-        words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)
-        sums = select_backend("words", None, words=words).sum_words(words, MIXING) if whole else ()
-        for part in (*sums, octets[whole:]):
-            host = part if isinstance(part, np.ndarray) else part.get()
-            digest.update(host.data)
-    return digest.digest()
+    return digest(map(sums, arrays))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
 import dcnn_kernels as kernels
-from dcnn_kernels.arrays import Array
-from dcnn_visualizer.fingerprint import fingerprint
+from dcnn_kernels.arrays import Array, is_cupy
+from dcnn_visualizer import cuda_graphs
+from dcnn_visualizer.fingerprint import Sums, digest, fingerprint, sums
 from dcnn_visualizer.graph import PICTURE, Graph
+from dcnn_visualizer.layer_state import layer_state
 from dcnn_visualizer.traceable_nodes import (
     PassedOver,
     TraceableBatchNormalization,
@@ -30,6 +32,18 @@ from dcnn_visualizer.traceable_nodes import (
 
 #: Bytes of activations that one recording keeps. Those beyond it are computed again when asked for.
 ACTIVATION_BUDGET = 1 << 29
+
+
+class _State(NamedTuple):
+    """What weights and settings of a step were, to be compared with what they are."""
+
+    weights: list[Sums]
+    settings: str
+
+    def is_that_of(self, node: TraceableNode) -> bool:
+        """Whether a node's are the same."""
+        now = _state(node)
+        return now is not None and (digest(now.weights), now.settings) == (digest(self.weights), self.settings)
 
 
 class Recording:
@@ -52,7 +66,7 @@ class Recording:
         self.sizes = {PICTURE: picture.nbytes // max(1, len(picture))}
         self._activations: dict[int, Array] = {PICTURE: picture.copy()}
         self._kept = picture.nbytes
-        self._states: dict[int, bytes | None] = {}
+        self._states: dict[int, _State | None] = {}
         self._lock = threading.RLock()
 
     def serves(self, graph: Graph, identity: bytes) -> bool:
@@ -65,7 +79,7 @@ class Recording:
             (path, node, inputs), recorded = graph.steps[index], self.graph.steps[index]
             same = (path, inputs) == (recorded.path, recorded.inputs) and _same_layer(node, recorded.node)
             # A state that can't be told may have changed.
-            if not same or state is None or _state(node) != state:
+            if not same or state is None or not state.is_that_of(node):
                 return False
         return True
 
@@ -90,13 +104,39 @@ class Recording:
         """
         with self._lock:
             order = self.graph.ancestors([target])
-            wanted = set(order)
-            sole = self.graph.sole_takers(range(len(self.graph.steps)))
-            takers = {step: taker for step, taker in sole.items() if taker in wanted and taker not in self.records}
-            for index in order:
-                if index not in self.records:
-                    self._record(index, takers)
+            if not self.records and is_cupy(self.picture):
+                self._replay(order)
+            self._record_steps(order)
             return self._activation(target)
+
+    def _replay(self, order: list[int]) -> None:
+        """Takes over what a CUDA graph records of the first steps, if there is one."""
+        steps = list(itertools.takewhile(lambda index: cuda_graphs.is_captured(self.graph.steps[index].node), order))
+        work = cuda_graphs.work_of(self.graph, steps) if steps else None
+        if work is None:
+            return
+        takers = self.graph.sole_takers(range(len(self.graph.steps)))
+        key = "record", work.key, tuple(map(takers.get, steps)), self.identity is None
+        graph, identity = self.graph, self.identity
+
+        def record(picture: Array) -> tuple[dict[int, Any], ...]:
+            recording = Recording(graph, picture, identity)
+            recording._record_steps(steps)
+            return recording.records, recording.sizes, recording._activations, recording._states
+
+        outputs = cuda_graphs.replay(work._replace(key=key), [self.picture], record, self)
+        if outputs is not None:
+            self.records, self.sizes, self._activations, self._states = map(dict, outputs)
+            self._kept = sum(activation.nbytes for activation in self._activations.values())
+
+    def _record_steps(self, steps: list[int]) -> None:
+        """Records steps, in order, that aren't recorded yet."""
+        wanted = set(steps)
+        sole = self.graph.sole_takers(range(len(self.graph.steps)))
+        takers = {step: taker for step, taker in sole.items() if taker in wanted and taker not in self.records}
+        for index in steps:
+            if index not in self.records:
+                self._record(index, takers)
 
     def _record(self, index: int, takers: dict[int, int]) -> None:
         """Records a step, and with a convolution the batch normalization and the ReLU behind, without writing what is between.
@@ -192,45 +232,7 @@ def _same_layer(node: TraceableNode, recorded: TraceableNode) -> bool:
     return node is recorded or (type(node) is type(recorded) and not vars(node) and not vars(recorded))
 
 
-def _state(node: TraceableNode) -> bytes | None:
-    """Fingerprint of all that a node's output depends on besides its input, or None if that can't be told."""
-    owner = node.function if isinstance(node, PassedOver) else node
-    if isinstance(owner, chainer.Link):
-        owners = list(owner.links())
-    elif isinstance(owner, TraceableNode) or _is_chainers(getattr(owner, "func", owner)):
-        owners = [owner]
-    else:
-        return None
-    arrays: list[Array | None] = []
-    settings: list[Any] = []
-    for part in owners:
-        for name, value in sorted(vars(part).items()):
-            if isinstance(value, chainer.Variable):
-                arrays.append(value.array)
-            elif isinstance(value, chainer.Link) or name.startswith("_"):
-                continue  # Links are owners themselves; what Chainer keeps for itself doesn't bear on the output.
-            elif _is_plain(value):
-                settings.append((name, value))
-            elif chainer.is_arrays_compatible((value,)):
-                arrays.append(value)
-            elif _is_chainers(value):
-                settings.append((name, value))
-            else:
-                return None
-    return fingerprint(arrays) + repr(settings).encode()
-
-
-def _is_chainers(value: Any) -> bool:
-    """Whether a function or object is Chainer's own or NumPy's, which hold no weights that could change."""
-    module = getattr(value, "__module__", None) or type(value).__module__
-    return module.partition(".")[0] in ("chainer", "numpy")
-
-
-def _is_plain(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return True
-    if isinstance(value, (tuple, list, set, frozenset)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return False
+def _state(node: TraceableNode) -> _State | None:
+    """What weights and settings of a node are now, or None if that can't be told."""
+    state = layer_state(node)
+    return None if state is None else _State(list(map(sums, state.arrays)), state.settings)

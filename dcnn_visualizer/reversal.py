@@ -16,6 +16,7 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 
 from dcnn_kernels.arrays import Array, array_module, check_float
+from dcnn_kernels.cuda.settings import current_graphs, graphs
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.receptive_field import ReceptiveField
@@ -216,7 +217,9 @@ class Reversal:
         def project(start: int, stop: int) -> None:
             self._project(x[start:stop], layer, chosen, seed, memory_budget, result[:, start:stop])
 
-        with chainer.using_device(chainer.backend.get_device_from_array(x)):
+        # What a CUDA graph holds counts for no budget.
+        may_capture = graphs(memory_budget is None and current_graphs())
+        with chainer.using_device(chainer.backend.get_device_from_array(x)), may_capture:
             size = len(x)
             if memory_budget is not None and len(x) > 1:
                 recording = recording_of(self.model, x[:1])

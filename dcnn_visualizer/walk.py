@@ -7,13 +7,15 @@ goes on alone down to the picture before the next, in memory that the one before
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.arrays import Array, array_module, is_cupy
+from dcnn_visualizer import cuda_graphs
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.recording import Recording, of_pictures
@@ -65,6 +67,7 @@ class Walk:
         self._recording, self._target, self._rule, self._picture = recording, target, rule, picture
         self._exceptions = exceptions or {}
         self._stages = stages(recording.graph, target, lambda step: self._rule_of(step).unpooling == "switch")
+        self._fixed = len(self._stages) - sum(1 for _ in itertools.takewhile(self._is_fixed, reversed(self._stages)))
         self._sizes = self._plan(count, memory_budget)
         self.size = self._sizes[0] if self._sizes else count
 
@@ -113,7 +116,6 @@ class Walk:
             first: Number of the first of them.
             take: See :meth:`deliver`.
         """
-        graph = self._recording.graph
         for at in range(number, len(self._stages)):
             stage, count = self._stages[at], len(next(iter(signals.values())))
             if count > self._sizes[at]:
@@ -124,11 +126,44 @@ class Walk:
 
                 in_batches(count, self._sizes[at], work)
                 return
-            sources = graph.steps[stage.steps[-1]].inputs
-            back = self._reverse(stage, signals.pop(stage.step), slice(first, first + count))
-            for source, part in zip(sources, back if isinstance(back, tuple) else (back,), strict=True):
-                signals[source] = signals[source] + part if source in signals else part
+            pixels = self._replay(signals, count) if at == self._fixed else None
+            if pixels is not None:
+                take(first, pixels)
+                return
+            self._step(stage, signals, slice(first, first + count))
         take(first, signals[PICTURE])
+
+    def _step(self, stage: Stage, signals: dict[int, Array], numbers: slice) -> None:
+        """Through one stage."""
+        sources = self._recording.graph.steps[stage.steps[-1]].inputs
+        back = self._reverse(stage, signals.pop(stage.step), numbers)
+        for source, part in zip(sources, back if isinstance(back, tuple) else (back,), strict=True):
+            signals[source] = signals[source] + part if source in signals else part
+
+    def _is_fixed(self, stage: Stage) -> bool:
+        """Whether what a stage does depends on shapes alone; where signals start, it depends on the channels they start in."""
+        return not stage.starts and all(cuda_graphs.is_captured(self._recording.graph.steps[index].node) for index in stage.steps)
+
+    def _replay(self, signals: dict[int, Array], count: int) -> Array | None:
+        """The rest of the way by a CUDA graph, if there is one; only for all pictures of the recording at once."""
+        recording, stages = self._recording, self._stages[self._fixed :]
+        if len(recording.picture) != (count if self._picture is None else 1) or not all(map(is_cupy, signals.values())):
+            return None
+        steps = [step for stage in stages for step in stage.steps]
+        work = cuda_graphs.work_of(recording.graph, steps)
+        if work is None:
+            return None
+        kept, settings = _parts(recording.records[step] for step in steps)
+        key = "reverse", work.key, tuple(stages), tuple(map(self._rule_of, steps)), tuple(signals), tuple(settings)
+
+        def reverse(*given: Array) -> Array:
+            under_way = dict(zip(signals, given, strict=True))
+            for stage in stages:
+                self._step(stage, under_way, slice(0, count))
+            return under_way[PICTURE]
+
+        pixels = cuda_graphs.replay(cuda_graphs.Work(key, work.reads + kept), list(signals.values()), reverse)
+        return None if pixels is None else pixels.copy()
 
     def _reverse(self, stage: Stage, signal: Array, numbers: slice) -> Array | tuple[Array, ...]:
         records = self._recording.records
@@ -183,6 +218,23 @@ class Walk:
             del live[stage.step]
             live.update({source: sizes[source] for source in sources})
         return under_way
+
+
+def _parts(records: Iterable[Any]) -> tuple[list[Array], list[Any]]:
+    """The arrays of some records, and all else of them, with None in the place of an array."""
+    arrays: list[Array] = []
+    others: list[Any] = []
+    for record in records:
+        if isinstance(record, (tuple, list)):
+            inner, rest = _parts(record)
+            arrays += inner
+            others.append(tuple(rest))
+        elif hasattr(record, "shape"):
+            arrays.append(record)
+            others.append(None)
+        else:
+            others.append(record)
+    return arrays, others
 
 
 def _peak(sizes: list[int], under_way: list[tuple[int, int]]) -> int:

@@ -349,3 +349,144 @@ def test_minima_and_maxima_pass_over_nan_as_cudas_do():
     y = cupy.empty(2, np.float32)
     run((1,), (1,), (y, np.float32(np.nan), np.float32(2)))
     assert y.get().tolist() == [2, 2]
+
+
+def captured(run, mode=None):
+    """The graph of what ``run()`` does."""
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture(mode)
+        assert stream.is_capturing()
+        assert not cupy.cuda.Stream.null.is_capturing()
+        run()
+        graph = stream.end_capture()
+    assert not stream.is_capturing()
+    return graph
+
+
+DOUBLE = "__global__ void kernel(float* x) { x[threadIdx.x] *= 2; }"
+
+
+def test_a_captured_graph_does_its_work_when_launched_and_each_time_anew():
+    x, double = cupy.zeros(3, np.float32), kernel(DOUBLE)
+    double((1,), (3,), (x,))
+    y = x + x  # so that all is loaded
+    results = []
+
+    def run():
+        double((1,), (3,), (x,))
+        results.append(x + x)
+        x.fill(5)
+        x[1:] += 1
+
+    x += 1
+    graph = captured(run)
+    (y,) = results
+    assert x.get().tolist() == [1, 1, 1]
+    assert np.isnan(y.get()).all()
+    graph.launch()
+    assert y.get().tolist() == [4, 4, 4]
+    assert x.get().tolist() == [5, 6, 6]
+    graph.upload()
+    with cupy.cuda.Stream():
+        graph.launch()
+    assert y.get().tolist() == [20, 24, 24]
+
+
+def test_a_capture_refuses_what_would_wait_for_it_and_ends_invalid():
+    stream, x = cupy.cuda.Stream(non_blocking=True), cupy.zeros(3, np.float32)
+    for wait in (stream.synchronize, cupy.cuda.Device().synchronize, cupy.cuda.runtime.deviceSynchronize):
+        with stream:
+            stream.begin_capture()
+            with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+                wait()
+            with pytest.raises(RuntimeError, match="has invalidated"):
+                stream.is_capturing()
+            with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+                x.fill(1)
+            with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+                stream.end_capture()
+        stream.synchronize()
+        assert x.get().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (RuntimeError, "D2H transfers are disallowed", lambda x: x.get()),
+        (RuntimeError, "D2H transfers are disallowed", lambda x: bool(x.any())),
+        (RuntimeError, "D2H transfers are disallowed", lambda x: x.max().item()),
+        (RuntimeError, "H2D transfers are disallowed", lambda x: cupy.asarray(np.zeros(3))),
+        (RuntimeError, "H2D transfers are disallowed", lambda x: x.set(np.zeros(3, np.float32))),
+        (RuntimeError, "H2D transfers are disallowed", lambda x: x[[0, 1]]),
+        (NotImplementedError, "cuBLAS API", lambda x: x @ x),
+    ],
+)
+def test_a_capture_refuses_copies_and_cublas_but_goes_on(error, message, call):
+    x = cupy.zeros(3, np.float32)
+    x.any(), x.max()
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        with pytest.raises(error, match=message):
+            call(x)
+        x += 1
+        graph = stream.end_capture()
+    graph.launch()
+    assert x.get().tolist() == [1, 1, 1]
+
+
+def test_a_capture_takes_memory_only_in_the_relaxed_mode_and_loads_no_kernels():
+    x, runtime = cupy.zeros(3, np.float32), cupy.cuda.runtime
+    x.copy()
+    captured(x.copy)
+
+    def refused(call, *args):
+        with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+            call(*args)
+
+    for mode in (runtime.streamCaptureModeGlobal, runtime.streamCaptureModeThreadLocal):
+        with pytest.raises(cupy.cuda.CUDARuntimeError, match="Invalidated"):
+            captured(lambda: refused(x.copy), mode)
+    fresh = kernel(DOUBLE.replace("2", "3"))
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="Invalidated"):
+        captured(lambda: refused(fresh, (1,), (3,), (x,)))
+
+
+def test_only_streams_of_ones_own_are_captured():
+    with pytest.raises(RuntimeError, match="legacy"):
+        cupy.cuda.Stream.null.begin_capture()
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorIllegalState"):
+        cupy.cuda.Stream().end_capture()
+    blocking = cupy.cuda.Stream()
+    blocking.begin_capture()
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureImplicit"):
+        cupy.zeros(3)
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+        blocking.end_capture()
+
+
+def test_a_graph_keeps_no_memory_but_a_pool_does():
+    x, results = cupy.zeros(3, np.float32), []
+    pool = cupy.cuda.MemoryPool()
+
+    def run():
+        results[:] = [x.copy() + 1]  # the copy is given back at once
+
+    run()
+    graph = captured(run)
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        graph.launch()
+    with cupy.cuda.using_allocator(pool.malloc):
+        graph = captured(run)
+    graph.launch()
+    assert results[0].get().tolist() == [1, 1, 1]
+    assert pool.used_bytes() == 12
+    assert pool.total_bytes() == 24
+    del pool
+    with pytest.raises(cupy.cuda.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        graph.launch()
+    pool = cupy.cuda.MemoryPool()
+    pool.set_limit(size=11)
+    with pytest.raises(cupy.cuda.OutOfMemoryError), cupy.cuda.using_allocator(pool.malloc):
+        x.copy()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PRECISIONS = ("exact", "tf32")
 ENGINES = ("auto", "own", "cudnn")
 
 _precision = ContextVar("dcnn_kernels precision", default="exact")
 _engine = ContextVar("dcnn_kernels engine", default="auto")
+_graphs = ContextVar("dcnn_kernels graphs", default=True)
 
 
 @contextmanager
@@ -45,6 +49,20 @@ def engine(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def graphs(enabled: bool) -> Iterator[None]:
+    """Chooses whether repeated work of one shape may become a CUDA graph, which saves the host its launches.
+
+    Args:
+        enabled: Whether it may; the default is True. The results are the same. What takes much memory never does.
+
+    Raises:
+        ValueError: Neither True nor False.
+    """
+    with _setting(_graphs, "graphs", enabled, (True, False)):
+        yield
+
+
 def current_precision() -> str:
     """The name last chosen by :func:`precision`."""
     return _precision.get()
@@ -55,8 +73,13 @@ def current_engine() -> str:
     return _engine.get()
 
 
+def current_graphs() -> bool:
+    """What was last chosen by :func:`graphs`."""
+    return _graphs.get()
+
+
 @contextmanager
-def _setting(variable: ContextVar[str], what: str, name: str, names: tuple[str, ...]) -> Iterator[None]:
+def _setting(variable: ContextVar[T], what: str, name: T, names: tuple[T, ...]) -> Iterator[None]:
     if name not in names:
         raise ValueError(f"{what} must be one of {names}, got {name!r}")
     token = variable.set(name)

@@ -1,10 +1,13 @@
 """``cupy.ndarray``: device memory behind NumPy's own arithmetic. It is no numpy.ndarray, and never becomes one unasked."""
 
 import operator
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import cupy.cuda
 import numpy as np
+from cupy import capture
 
 #: Functions of CuPy's that NumPy has by the same name and meaning.
 FUNCTIONS = """
@@ -24,7 +27,8 @@ view
 #: DLPack's number for memory of CUDA devices.
 CUDA = 2
 #: In half precision CuPy multiplies and sums in float32.
-IN_SINGLE = {"matmul", "dot", "einsum", "tensordot", "sum", "mean"}
+BY_CUBLAS = {"matmul", "dot", "einsum", "tensordot"}
+IN_SINGLE = {*BY_CUBLAS, "sum", "mean"}
 
 
 class ndarray:
@@ -81,6 +85,7 @@ class ndarray:
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         """Copies to the host."""
+        capture.refuse_transfer("D2H")
         if out is not None:
             out[...] = self._host
             return out
@@ -90,6 +95,7 @@ class ndarray:
         """Copies from the host."""
         if not isinstance(array, np.ndarray):
             raise TypeError(f"Only numpy.ndarray can be set to cupy.ndarray, got {type(array)}")
+        capture.refuse_transfer("H2D")
         self._host[...] = array
 
     def reduced_view(self):
@@ -97,13 +103,14 @@ class ndarray:
         return self
 
     def fill(self, value):
-        self._host.fill(value)
+        capture.load("copy", self.dtype)
+        capture.run(np.ndarray.fill, self._host, value)
 
     def item(self, *index):
-        return self._host.item(*index)
+        return self.get().item(*index)
 
     def tolist(self):
-        return self._host.tolist()
+        return self.get().tolist()
 
     def __array__(self, *args, **kwargs):
         raise TypeError(
@@ -127,25 +134,28 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return _wrap(self._host[_unwrap(index)], [self])
+        _check_index(index)
+        return _call(operator.getitem, (self._host, _unwrap(index)), {}, [self], "getitem")
 
     def __setitem__(self, index, value):
-        self._host[_unwrap(index)] = _unwrap(value)
+        _check_index(index)
+        capture.load("copy", self.dtype)
+        capture.run(operator.setitem, self._host, _unwrap(index), _unwrap(value))
 
     def __bool__(self):
-        return bool(self._host)
+        return bool(self.get())
 
     def __int__(self):
-        return int(self._host)
+        return int(self.get())
 
     def __float__(self):
-        return float(self._host)
+        return float(self.get())
 
     def __repr__(self):
-        return repr(self._host)
+        return repr(self.get())
 
     def __format__(self, spec):
-        return format(self._host, spec)
+        return format(self.get(), spec)
 
 
 def _method(name):
@@ -197,6 +207,12 @@ for _name in ("neg", "abs", "invert"):
     setattr(ndarray, f"__{_name}__", _unary(getattr(operator, _name)))
 
 
+def _check_index(index):
+    """Lists in an index are copied to the device."""
+    if any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,))):
+        capture.refuse_transfer("H2D")
+
+
 def _unwrap(value):
     """The host memory of device arrays, in tuples and lists too; arrays of the host are refused as CuPy does."""
     if isinstance(value, ndarray):
@@ -214,8 +230,8 @@ def _arrays(value):
     return [array for part in value for array in _arrays(part)] if isinstance(value, (tuple, list)) else []
 
 
-def _wrap(result, sources):
-    """A result as a device array: a view of the source whose memory it shows, or a block of its own."""
+def _wrap(result, sources, new=None):
+    """A result as a device array: a view of the source whose memory it shows, or a block of its own, which ``new`` makes."""
     if isinstance(result, (tuple, list)):
         return type(result)(_wrap(part, sources) for part in result)
     if not isinstance(result, (np.ndarray, np.generic)):
@@ -227,7 +243,7 @@ def _wrap(result, sources):
             view = ndarray.__new__(ndarray)
             view._host, view._memory = result, source._memory
             return view
-    return array(result)
+    return (new or array)(np.asarray(result))
 
 
 def _apply(function, args, kwargs=None, name=""):
@@ -238,10 +254,42 @@ def _apply(function, args, kwargs=None, name=""):
             raise ValueError(f"The array resides on device {source._memory.device_id}, which isn't the current one.")
     host_args, host_kwargs = _unwrap(tuple(args)), {key: _unwrap(value) for key, value in kwargs.items()}
     name = name or getattr(function, "__name__", "")
+    if name in BY_CUBLAS:
+        capture.refuse_cublas()
     if name in IN_SINGLE and any(source.dtype == np.float16 for source in sources):
-        host_args = tuple(part.astype(np.float32) if isinstance(part, np.ndarray) else part for part in host_args)
-        return _wrap(np.asarray(function(*host_args, **host_kwargs)).astype(np.float16), [])
-    return _wrap(function(*host_args, **host_kwargs), sources)
+        return _call(partial(_in_single, function), host_args, host_kwargs, [], name)
+    return _call(function, host_args, host_kwargs, sources, name)
+
+
+def _in_single(function, *args, **kwargs):
+    args = tuple(part.astype(np.float32) if isinstance(part, np.ndarray) else part for part in args)
+    return np.asarray(function(*args, **kwargs)).astype(np.float16)
+
+
+def _call(function, args, kwargs, sources, name):
+    """A function's result as a device array. While capturing, what it will be is not known yet, only its shape."""
+    kernel = (name, *(source.dtype for source in sources))
+    if "out" in kwargs:
+        capture.load(*kernel)
+        capture.run(function, *args, **kwargs)
+        return _wrap(kwargs["out"], sources)
+    with np.errstate(all="ignore") if capture.current() else nullcontext():
+        result = function(*args, **kwargs)
+    return _wrap(result, sources, lambda host: _computed(host, function, args, kwargs, kernel))
+
+
+def _computed(host, function, args, kwargs, kernel):
+    """A block for a result, filled by the function, when the graph is launched if one is being captured."""
+    capture.load(*kernel)
+    if capture.current() is None:
+        return array(host)
+    result = ndarray(host.shape, host.dtype, order="F" if host.flags.f_contiguous and not host.flags.c_contiguous else "C")
+
+    def compute(target, args, kwargs):
+        target[...] = function(*args, **kwargs)
+
+    capture.run(compute, result._host, args, kwargs)
+    return result
 
 
 def lookup(name):
@@ -261,11 +309,16 @@ def lookup(name):
 
 def array(obj, dtype=None, copy=True, order="K"):
     """Copies to the device, or on it."""
+    if not isinstance(obj, ndarray):
+        capture.refuse_transfer("H2D")
     host = np.asarray(_unwrap(obj) if not isinstance(obj, np.ndarray) else obj, dtype)
     if order in ("K", "A"):
         order = "F" if host.flags.f_contiguous and not host.flags.c_contiguous else "C"
     result = ndarray(host.shape, host.dtype, order=order)
-    result._host[...] = host
+    if isinstance(obj, ndarray):
+        result[...] = obj
+    else:
+        result._host[...] = host
     return result
 
 
@@ -306,7 +359,9 @@ def empty(shape, dtype=float, order="C"):
 
 
 def full(shape, fill_value, dtype=None):
-    return array(np.full(shape, _unwrap(fill_value), dtype))
+    result = ndarray(shape, np.asarray(_unwrap(fill_value)).dtype if dtype is None else dtype)
+    result[...] = fill_value
+    return result
 
 
 def zeros(shape, dtype=float, order="C"):

@@ -10,6 +10,7 @@ import os
 import cupy.cuda
 import host_build
 import numpy as np
+from cupy import capture
 from cupy.arrays import ndarray
 
 #: (source, kernel) of every kernel that was launched.
@@ -90,9 +91,14 @@ class RawKernel:
             len(packed),
             arguments,
         )
-        message = ctypes.create_string_buffer(500)
-        if run(ctypes.byref(launch), message, ctypes.c_size_t(len(message))):
-            raise cupy.cuda.CUDARuntimeError(message.value.decode())
+
+        def execute(*arrays, kept=(packed, arguments)):
+            message = ctypes.create_string_buffer(500)
+            if run(ctypes.byref(launch), message, ctypes.c_size_t(len(message))):
+                raise cupy.cuda.CUDARuntimeError(message.value.decode())
+
+        capture.load(self._code, self.name)
+        capture.run(execute, *(argument._host for argument in args if isinstance(argument, ndarray)))
 
     def _check(self, grid, block, shared):
         """What a device refuses to launch."""
