@@ -257,6 +257,7 @@ def check_front_end(results: Results) -> None:
         results.add("front end", configuration="Chainer is not installed: left out")
         return
     import dcnn_visualizer.traceable_nodes as tn
+    from dcnn_kernels.cuda.settings import graphs
     from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
     from dcnn_visualizer.occlusion import SaliencyVisualizer
     from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
@@ -282,6 +283,16 @@ def check_front_end(results: Results) -> None:
     for name, got, expected in zip(("SaliNet", "DeconvNet", "DeSaliNet", "occlusion"), *reversed(answers), strict=True):
         error = error_norm(got, expected)
         results.add("front end", configuration=name, measure="relative error norm", value=error, passed=error < 1e-4)
+
+    for number in range(5):
+        # From the third picture on both ways are CUDA graphs.
+        picture, answers = cupy.asarray(x[number : number + 1]), []
+        for enabled in (True, False):
+            with graphs(enabled):
+                answers.append([cupy.asnumpy(SaliNet(model).analyze(picture, "block", channel)) for channel in (1, 3)])
+            SaliNet(model).analyze(cupy.asarray(x[-1:]), "lrn1")  # recorded in the place of this picture
+        passed = all(np.array_equal(*both) for both in zip(*answers, strict=True))
+        results.add("front end", configuration=f"CUDA graphs, picture {number}: the very same without", passed=passed)
 
     pool, given, salinet = cupy.get_default_memory_pool(), cupy.asarray(x), SaliNet(model)
 
