@@ -1,9 +1,9 @@
-"""VGG16's forward pass up to its last convolution, beside torch, ONNX Runtime and Chainer: same weights, pictures, threads.
+"""The forward pass of VGG16 up to its last convolution, beside torch, ONNX Runtime and Chainer, and of ResNet50, beside torch.
 
     python benchmarks/forward.py --batch 1 4
 
-Ours is the chain called as Chainer has it, under ``accelerate()``. Writes CSV as ``benchmarks/runner.py`` says, by default to
-``benchmarks/results/<device>.csv``.
+Weights, pictures and threads are the same. Ours is the chain called as Chainer has it, under ``accelerate()``. Writes CSV as
+``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import dcnn_visualizer.traceable_nodes as tn  # noqa: E402
-from benchmarks.projection import noise, torch_twin, vgg16, vgg16_flop  # noqa: E402
+from benchmarks.projection import noise, resnet50, torch_twin, vgg16, vgg16_flop  # noqa: E402
 from benchmarks.runner import Point, Work, arguments, backend, cores, run  # noqa: E402
 from dcnn_visualizer import accelerate  # noqa: E402
 from dcnn_visualizer.traceable_chain import TraceableChain  # noqa: E402
@@ -29,22 +30,24 @@ LAST = "conv5_3"
 OPSET = 17
 
 
-def by_chainer(chain: TraceableChain, context: Callable[[], AbstractContextManager]) -> Callable[[np.ndarray], np.ndarray]:
+def by_chainer(
+    chain: TraceableChain, context: Callable[[], AbstractContextManager], last: str = LAST
+) -> Callable[[np.ndarray], np.ndarray]:
     import chainer
 
-    chain.pick = LAST
+    chain.pick = last
 
     def run(x: np.ndarray) -> np.ndarray:
-        with chainer.no_backprop_mode(), context():
+        with chainer.using_config("train", False), chainer.no_backprop_mode(), context():
             return chain(x).array
 
     return run
 
 
-def by_torch(chain: TraceableChain) -> Callable[[np.ndarray], np.ndarray]:
+def by_torch(chain: TraceableChain, last: str = LAST) -> Callable[[np.ndarray], np.ndarray]:
     import torch
 
-    network = torch_twin(chain, LAST)
+    network = torch_twin(chain, last)
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -107,12 +110,23 @@ def work(batch: int, peer: Callable[[TraceableChain], Any]) -> Work:
     return Work(by_chainer(chain, accelerate), lambda: peer(chain), noise(batch), nbytes=moved, flop=batch * vgg16_flop(0))
 
 
+def resnet50_work(batch: int) -> Work:
+    """The same to the class scores of ResNet50, beside torch."""
+    chain = resnet50()
+    last = chain.graph().steps[-1].path
+    moved = sum(parameter.array.nbytes for parameter in chain.params()) + 4 * batch * (3 * 224**2 + 1000)
+    return Work(by_chainer(chain, accelerate, last), lambda: by_torch(chain, last), noise(batch), nbytes=moved)
+
+
 def points(batches: tuple[int, ...] = (1,)) -> Iterator[Point]:
     """Each batch size beside each peer."""
     for batch in batches:
         for peer, (make, needs) in PEERS.items():
             name, shape = f"vgg16 to {LAST}", f"{batch}x3x224x224"
             yield Point("forward", lambda b=batch, m=make: work(b, m), name, shape, "float32", backend(), peer, needs)
+        yield Point(
+            "forward", partial(resnet50_work, batch), "resnet50 class scores", shape, "float32", backend(), "torch", ("torch",)
+        )
 
 
 def main() -> None:

@@ -64,6 +64,17 @@ def vgg16() -> TraceableChain:
     return TraceableChain(**layers)
 
 
+@functools.cache
+def resnet50() -> TraceableChain:
+    """ResNet50 with random weights."""
+    import torch
+
+    from benchmarks import networks
+    from dcnn_visualizer.importers.torch import from_torch
+
+    return from_torch(networks.resnet50(), torch.zeros(1, 3, 224, 224))
+
+
 def vgg16_flop(channels: int) -> int:
     """Of convolutions from the pixels to conv5_3, and back for so many of its channels, whose own layer costs next to none."""
     flops, incoming, side = [], 3, 224
@@ -101,6 +112,7 @@ def channels_work(
     method: Any,
     peer: Any,
     flop: int = 0,
+    tolerance: float = TOLERANCE,
 ) -> Work:
     """Projections of whole channels from the value 1, beside a peer's."""
 
@@ -115,7 +127,7 @@ def channels_work(
         nbytes=moved,
         flop=flop,
         difference=norm_of_difference,
-        tolerance=TOLERANCE,
+        tolerance=tolerance,
     )
 
 
@@ -255,6 +267,16 @@ def points() -> Iterator[Point]:
     name = f"DeSaliNet vgg16 conv3_3, {STRONGEST} places of {len(GALLERY_CHANNELS)} channels"
     shape = f"{GALLERY_PICTURES}x3x224x224"
     yield Point("gallery", gallery_work, name, shape, backend=backend(), peer="captum", needs=CAPTUM)
+    for count in (1, 32):
+        channels = list(range(0, 1024, 1024 // count))
+        for method, peer, prepare, needs in (pairs[0], pairs[-1]):
+
+            def make(channels: list[int] = channels, method: Any = method, prepare: Any = prepare) -> Work:
+                # In float32 torch itself is as far from its own float64: a few of many rectifiers flip.
+                return channels_work(resnet50(), "14", channels, noise(1), method, prepare, tolerance=5 * TOLERANCE)
+
+            name = f"{method.__name__} resnet50 conv4_4, {count} channel{'s' * (count > 1)}"
+            yield Point("projection", make, name, "1x3x224x224", backend=backend(), peer=peer, needs=needs)
     channels, layer = list(range(0, 480, 15)), "block9/expand_relu"
     for peer, prepare, needs in (pairs[0][1], by_captum("NeuronGuidedBackprop"), CAPTUM), pairs[-1][1:]:
 

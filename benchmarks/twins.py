@@ -65,7 +65,20 @@ def as_torch(node: tn.TraceableNode) -> torch.nn.Module:
         layer.running_mean, layer.running_var = torch.from_numpy(node.avg_mean), torch.from_numpy(node.avg_var)
         return layer
     if isinstance(node, tn.TraceableMaxPooling2D):
-        return torch.nn.MaxPool2d(node.ksize, node.stride, ceil_mode=node.cover_all)
+        (top, _), (left, _) = node.pads
+        return torch.nn.MaxPool2d(node.ksize, node.stride, (top, left), ceil_mode=node.cover_all)
+    if isinstance(node, tn.TraceableLinear):
+        layer = torch.nn.Linear(node.W.shape[1], node.W.shape[0])
+        layer.weight.data, layer.bias.data = torch.from_numpy(node.W.array), torch.from_numpy(node.b.array)
+        return torch.nn.Sequential(torch.nn.Flatten(), layer)
+    if isinstance(node, (tn.TraceableGlobalAveragePooling2D, tn.TraceableAdaptiveAveragePooling2D)):
+        return torch.nn.AdaptiveAvgPool2d(1)
     if isinstance(node, tn.TraceableClippedReLU):
         return torch.nn.ReLU6()
-    return {tn.TraceableReLU: torch.nn.ReLU, tn.Add: Sum}[type(node)]()
+    others = {
+        tn.TraceableReLU: torch.nn.ReLU,
+        tn.TraceableIdentity: torch.nn.Identity,
+        tn.TraceableFlatten: torch.nn.Flatten,
+        tn.Add: Sum,
+    }
+    return others[type(node)]()
