@@ -14,6 +14,7 @@ from . import panels, pointwise, sparse, winograd
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
 from .rectifier import Rectifier, rectifier
+from .relu import relu_reverse
 from .settings import current_algorithm
 
 #: Bytes of a map whose pixels are best read where they lie; those of smaller ones are laid out together first.
@@ -84,6 +85,13 @@ def transposed_convolution_2d(
     if kh == kw == 1 and stride == (1, 1) and filters.taken >= DEEP:
         panels.multiply(y, x, filters, [Tap(pad[0][0], pad[1][0], 0)], stride, through)
         return y
+    if kh == kw == groups == 1 and not any(map(any, pad)):
+        # What single pixels make lies apart.
+        y[...] = bias[:, None, None]
+        y[:, :, :: stride[0], :: stride[1]][:, :, : x.shape[2], : x.shape[3]] = transposed_convolution_2d(
+            x, W, b, (1, 1), pad, dilate, groups, x.shape[2:], None, False
+        )
+        return y if through.idle else relu_reverse(y, mask, rectify, 0.0)
     # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
     phases: list[list[Tap]] = []
     for phase in np.ndindex(*stride):
