@@ -85,7 +85,7 @@ def transposed_convolution_2d(
     if kh == kw == 1 and stride == (1, 1) and filters.taken >= DEEP:
         panels.multiply(y, x, filters, [Tap(pad[0][0], pad[1][0], 0)], stride, through)
         return y
-    if kh == kw == groups == 1 and not any(map(any, pad)):
+    if kh == kw == groups == 1 and stride != (1, 1) and not any(map(any, pad)):
         # What single pixels make lies apart.
         y[...] = bias[:, None, None]
         y[:, :, :: stride[0], :: stride[1]][:, :, : x.shape[2], : x.shape[3]] = transposed_convolution_2d(
