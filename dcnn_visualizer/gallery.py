@@ -19,9 +19,9 @@ from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import Pair, Region
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting
+from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.receptive_field import ReceptiveField, overlap
 from dcnn_visualizer.reversal import SEEDS, SIGNAL_BUDGET, WAYS, Reversal, picture_groups
-from dcnn_visualizer.traceable_chain import compute
 
 #: Pictures that go forward at once.
 GROUP = 4
@@ -111,7 +111,7 @@ def top_activations(
             chainer.no_backprop_mode(),
             chainer.using_config("train", False),
         ):
-            (activation,) = graph.evaluate(group, [target], compute)
+            (activation,) = evaluate(graph, group, [target])
         chosen = _check_channels(channels, activation.shape[1])
         maps = activation[:, array_module(activation).asarray(chosen)].reshape(len(group), len(chosen), -1)
         values = rendering.to_host(maps.max(axis=2)).T

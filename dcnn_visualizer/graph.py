@@ -110,13 +110,20 @@ class Graph:
                 pending.extend(source for source in self.steps[index].inputs if source != PICTURE)
         return sorted(needed)
 
-    def evaluate(self, picture: Any, targets: Iterable[int], apply: Callable[..., Any]) -> list[Any]:
+    def evaluate(
+        self,
+        picture: Any,
+        targets: Iterable[int],
+        apply: Callable[..., Any],
+        stage: Callable[[int], tuple[list[int], dict[str, Any]]] = lambda index: ([index], {}),
+    ) -> list[Any]:
         """Walks forward, letting go of every output as soon as nothing needs it any more.
 
         Args:
             picture: The input, of whatever kind ``apply`` takes.
             targets: Indices of the steps whose outputs are wanted.
-            apply: ``apply(node, *inputs)`` returns the node's output.
+            apply: ``apply(node, *inputs, **choices)`` returns the node's output.
+            stage: Tells by a step's index which steps its node serves in one call, and the choices.
 
         Returns:
             The outputs, in the order of ``targets``.
@@ -125,9 +132,14 @@ class Graph:
         order = self.ancestors(wanted)
         last_use = {source: index for index in order for source in self.steps[index].inputs}
         values: dict[int, Any] = {PICTURE: picture}
+        done: set[int] = set()
         for index in order:
+            if index in done:
+                continue
             _, node, inputs = self.steps[index]
-            values[index] = apply(node, *(values[source] for source in inputs))
+            together, choices = stage(index)
+            done.update(together)
+            values[together[-1]] = apply(node, *(values[source] for source in inputs), **choices)
             for source in inputs:
                 if last_use[source] == index and source not in wanted:
                     values.pop(source, None)

@@ -21,6 +21,7 @@ import numpy as np
 
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_visualizer import rendering
+from dcnn_visualizer.evaluation import compute, evaluate
 from dcnn_visualizer.graph import PICTURE, Graph
 from dcnn_visualizer.responses import (
     Change,
@@ -33,7 +34,6 @@ from dcnn_visualizer.responses import (
     laid_out,
     moved,
 )
-from dcnn_visualizer.traceable_chain import compute
 from dcnn_visualizer.traceable_nodes import TraceableNode
 
 #: Places of the occluder that go through the network at once, at most: with more, weights are read no less often.
@@ -60,7 +60,7 @@ class IncrementalSweep:
         self.order = graph.ancestors(self.targets)
         nodes = [graph.steps[index].node for index in self.order]
         if any(weights.array is None for node in nodes if isinstance(node, chainer.Link) for weights in node.params()):
-            graph.evaluate(picture, self.targets, compute)  # weights take their shapes from the first input
+            evaluate(graph, picture, self.targets)  # weights take their shapes from the first input
         self.responses = {index: graph.steps[index].node.response() for index in self.order}
         self._lean = False
         self._last_use = {source: index for index in self.order for source in graph.steps[index].inputs}

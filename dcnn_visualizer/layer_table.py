@@ -11,8 +11,8 @@ import numpy as np
 
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair
+from dcnn_visualizer.evaluation import compute
 from dcnn_visualizer.graph import PICTURE, Graph
-from dcnn_visualizer.traceable_chain import compute
 from dcnn_visualizer.traceable_nodes import TraceableNode
 
 

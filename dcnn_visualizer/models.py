@@ -18,8 +18,9 @@ from chainer.serializers import NpzDeserializer
 
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer import dataset, rendering
+from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.importers import efficientnet_lite, from_chainer, imagenet
-from dcnn_visualizer.traceable_chain import TraceableChain, compute
+from dcnn_visualizer.traceable_chain import TraceableChain
 
 #: Colour orders that networks expect.
 COLOURS = ("rgb", "bgr", "grey")
@@ -125,7 +126,7 @@ class NamedModel:
         graph = self.chain.graph()
         targets = [graph.index(layer) for layer in layers]
         with chainer.no_backprop_mode(), chainer.using_config("train", False):
-            return [activation[0] for activation in graph.evaluate(x[None], targets, compute)]
+            return [activation[0] for activation in evaluate(graph, x[None], targets)]
 
 
 def load_model(

@@ -18,16 +18,13 @@ import chainer
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, is_cupy
 from dcnn_visualizer import cuda_graphs
+from dcnn_visualizer.evaluation import forward_stage
 from dcnn_visualizer.fingerprint import Sums, digest, fingerprint, sums
 from dcnn_visualizer.graph import PICTURE, Graph
 from dcnn_visualizer.layer_state import layer_state
 from dcnn_visualizer.traceable_nodes import (
     PassedOver,
-    TraceableBatchNormalization,
-    TraceableClippedReLU,
-    TraceableConvolution2D,
     TraceableNode,
-    TraceableReLU,
 )
 
 #: Bytes of activations that one recording keeps. Those beyond it are computed again when asked for.
@@ -147,24 +144,11 @@ class Recording:
         """
         node: Any = self.graph.steps[index].node
         taken = [self._activation(source) for source in self.graph.steps[index].inputs]
-        together, choices = [index], {}
-
-        def behind(*kinds: type[TraceableNode]) -> Any:
-            taker = takers.get(together[-1])
-            if type(node) is not TraceableConvolution2D or taker is None or type(self.graph.steps[taker].node) not in kinds:
-                return None
-            return self.graph.steps[taker].node
-
-        if (normalization := behind(TraceableBatchNormalization)) and normalization.avg_mean is not None:
-            together.append(takers[index])
-            choices["normalization"] = normalization
-        if rectifier := behind(TraceableReLU, TraceableClippedReLU):
-            together.append(takers[together[-1]])
-            choices["z"] = rectifier.z
+        together, choices = forward_stage(self.graph, index, takers)
         activation, record = node.record(*taken, **choices)
         records = dict.fromkeys(together) | {index: record}  # a batch normalization keeps nothing
-        if rectifier:
-            records[together[-1]] = kernels.relu_mask(activation, rectifier.z)
+        if "z" in choices:
+            records[together[-1]] = kernels.relu_mask(activation, choices["z"])
         for step in records:
             self.sizes[step] = activation.nbytes // max(1, len(activation))
             if self.identity is not None:

@@ -11,15 +11,9 @@ import chainer
 import numpy as np
 
 from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
+from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.graph import PICTURE, Graph, is_composite
-from dcnn_visualizer.traceable_nodes import Add, Concatenate, TraceableNode
-
-
-def compute(node: TraceableNode, *inputs: Array) -> Array:
-    """Applies a node to arrays through the kernels, or through Chainer where ``chainer.config.train`` asks for training."""
-    if node.differs_in_training and chainer.config.train:
-        return node.forward(*inputs).array
-    return node.compute(*inputs)
+from dcnn_visualizer.traceable_nodes import Add, Concatenate
 
 
 def _kernels_serve(array: Array) -> bool:
@@ -61,7 +55,7 @@ class _GraphChain(chainer.Chain):
         targets = [graph.index(path) for path in paths]
         x = chainer.as_variable(x)
         if not chainer.config.enable_backprop and _kernels_serve(x.array):
-            return [chainer.Variable(y, requires_grad=False) for y in graph.evaluate(x.array, targets, compute)]
+            return [chainer.Variable(y, requires_grad=False) for y in evaluate(graph, x.array, targets)]
         return graph.evaluate(x, targets, lambda node, *inputs: node(*inputs))
 
 

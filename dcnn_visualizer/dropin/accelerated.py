@@ -26,6 +26,7 @@ from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import in_batches
 from dcnn_visualizer.dropin.conversions import Call, Conversion, Latest
 from dcnn_visualizer.dropin.tape import Tape
+from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.importers.torch_operators import array_of
 from dcnn_visualizer.incremental import IncrementalSweep, Watcher
@@ -33,7 +34,6 @@ from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording
 from dcnn_visualizer.reversal import WAYS, Rule
-from dcnn_visualizer.traceable_chain import compute
 from dcnn_visualizer.walk import Walk
 
 GRADIENT = Rule(relu_mask=True, rectify=False, lrn="gradient")
@@ -244,7 +244,7 @@ def _occlusion_changes(
         parts: list[Array] = []
 
         def hide(start: int, stop: int, fill: Array) -> None:
-            changed = graph.evaluate(kernels.occlude(picture, windows[start:stop], fill), [output], compute)[0]
+            changed = evaluate(graph, kernels.occlude(picture, windows[start:stop], fill), [output])[0]
             parts.append(changed - sweep.outputs[output])
 
         for fill in fills:
