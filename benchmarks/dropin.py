@@ -6,7 +6,8 @@
 The classes need torch, and Captum for the peer; the extra ``cpu`` makes ours faster. Networks are small, of the shapes of VGG and
 ResNet, with random weights, at 96x96 pixels, and VGG16 at 224x224. Both libraries ask the very same module, and each call
 brings a new picture. ``one picture`` asks once; ``8 questions`` asks the same picture for eight targets or neurons, of which our
-forward pass serves all. Conversion comes before, once a module. Captum's ``Occlusion`` gets the ``perturbations_per_eval`` at
+forward pass serves all. Conversion comes before, once a module, and so do the turns that our engines have before the fastest is
+taken. Captum's ``Occlusion`` gets the ``perturbations_per_eval`` at
 which the network is fastest. In VGG16 some maxima and signs are so close that float32 decides them either way, for Captum as for
 us, so results are compared by the norm of their difference. Writes CSV as ``benchmarks/runner.py`` says, by default to
 ``benchmarks/results/<device>.csv``.
@@ -29,6 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 from benchmarks.runner import Point, Work, arguments, backend, norm_of_difference, run, timed  # noqa: E402
 
 QUESTIONS = 8
+#: Questions after which our engines have had their turns: three of them, up to four each.
+TURNS = 12
 WINDOW, STRIDE = (3, 24, 24), (3, 12, 12)
 #: Network and side of its pictures.
 NETWORKS = {"vgg-like": 96, "resnet-like": 96, "vgg16": 224}
@@ -67,7 +70,7 @@ def class_work(kind: str, questions: int, name: str) -> Work:
     side = NETWORKS[name]
     per_eval = fastest_batch(network, side) if kind == "Occlusion" else 1
 
-    def ask(library: Any) -> Callable[[Any], Any]:
+    def ask(library: Any, questions: int = questions) -> Callable[[Any], Any]:
         def run(x: torch.Tensor) -> torch.Tensor:
             if kind == "LayerActivation":
                 return library.LayerActivation(network, layer).attribute(x).detach()
@@ -86,6 +89,8 @@ def class_work(kind: str, questions: int, name: str) -> Work:
 
         return ask(captum.attr)
 
+    for number in range(TURNS):
+        ask(captum, 1)(pictures(side)(-1 - number))
     return Work(ask(captum), theirs, pictures(side), difference=norm_of_difference, tolerance=1e-2)
 
 

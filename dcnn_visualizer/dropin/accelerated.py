@@ -1,36 +1,28 @@
-"""What converted modules answer. Tensors come in and go out; their memory is not copied on the way.
+"""Gradients of converted modules. Tensors come in and go out; their memory is not copied on the way.
 
 A neuron is projected from its receptive field where that is a small part of the picture. Other gradients go back through the
-whole picture, by PyTorch or by the kernels, whichever took less time so far. If a picture is asked about again, its forward pass
-is kept for further questions.
+whole picture: by PyTorch, in its usual order of memory or with all channels of a pixel together, or by the kernels, whichever
+took least time so far. If a picture is asked about again, its forward pass is kept for further questions.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.dlpack import takes_any_array
 from dcnn_kernels.geometry import Pair
-from dcnn_visualizer.batching import in_batches
-from dcnn_visualizer.dropin.conversions import Call, Conversion, Latest
+from dcnn_visualizer.dropin.conversions import Call, Conversion, Latest, last_conversion
 from dcnn_visualizer.dropin.tape import Tape
-from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.importers.torch_operators import array_of
-from dcnn_visualizer.incremental import IncrementalSweep, Watcher
-from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording
 from dcnn_visualizer.reversal import WAYS, Rule
@@ -43,9 +35,6 @@ DECONVOLUTION = Rule(relu_mask=False, rectify=True, lrn="gradient")
 
 #: A neuron's channel, row and column.
 Neuron = tuple[int, int, int]
-#: How often each engine is tried, in turn, before the faster is taken; but no more than twice, since compilation may take part of
-#: the first time, if that took longer than the other by this factor.
-TRIALS, HOPELESS = 4, 1.25
 
 
 class Pass(Protocol):
@@ -106,9 +95,17 @@ def _exceptions(conversion: Conversion) -> dict[int, Rule]:
 
 #: What takes gradients of whole pictures. PyTorch has its turn first, since it's no slower than what it stands in for.
 ENGINES: dict[str, Callable[[nn.Module, Conversion, Tensor, Call, Rule], Pass]] = {
-    "pytorch": lambda module, conversion, x, call, rule: Tape(module, x, call, rule.rectify, rule is DECONVOLUTION),
+    "pytorch": lambda module, conversion, x, call, rule: Tape(module, x, call, rule.rectify, rule is DECONVOLUTION, False),
+    "reordered": lambda module, conversion, x, call, rule: Tape(module, x, call, rule.rectify, rule is DECONVOLUTION, True),
     "kernels": lambda module, conversion, x, call, rule: KernelsPass(conversion, x, call, rule),
 }
+
+
+def engines_for(conversion: Conversion, x: Tensor) -> list[str]:
+    """The engines that can take gradients of whole pictures."""
+    if x.is_cuda or not conversion.differentiable:
+        return ["kernels"]
+    return [engine for engine in ENGINES if engine != "reordered" or conversion.reorders]
 
 
 def project(
@@ -142,34 +139,53 @@ def project(
         field = _field(conversion, call.index, (x.shape[2], x.shape[3]))
         if field is not None and all(0 <= at < size for at, size in zip(neuron[1:], field.size, strict=True)):
             return _projected(x, field, neuron, rule, _exceptions(conversion))
+    contest = conversion.contests[call.index, len(x)]
+    engine = contest.next(engines_for(conversion, x))
     picture = fingerprint([array_of(x)])
     latest = conversion.latest
     if latest is None or latest.picture != picture:
         conversion.latest = Latest(picture)
-        engine = _engine(conversion, x, call.index)
         start = time.perf_counter()
         gradient = ENGINES[engine](module, conversion, x, call, rule).gradient(choose, keep=False)
-        conversion.times[call.index, engine].append(time.perf_counter() - start)
+        contest.note(engine, time.perf_counter() - start)
         return gradient
     # Asked about once more: now its forward pass is kept, as long as the weights stay what they are.
     key = call.index, rule
     weights = fingerprint(conversion.weights(call.index))
     kept, seen = latest.passes.get(key, (None, b""))
     if kept is None or seen != weights:
-        kept = ENGINES[_engine(conversion, x, call.index)](module, conversion, x, call, rule)
+        kept = ENGINES[engine](module, conversion, x, call, rule)
         latest.passes[key] = kept, weights
     return kept.gradient(choose, keep=True)
 
 
-def _engine(conversion: Conversion, x: Tensor, index: int) -> str:
-    """The engine that is to take a gradient: the one that took least time so far, when all have had their turns."""
-    if x.is_cuda or not conversion.differentiable:
-        return "kernels"
-    times = {engine: conversion.times[index, engine] for engine in ENGINES}
-    least = {engine: min(taken, default=math.inf) for engine, taken in times.items()}
-    hopeless = HOPELESS * min(least.values())
-    trying = [engine for engine, taken in times.items() if len(taken) < 2 or (len(taken) < TRIALS and least[engine] < hopeless)]
-    return min(trying, key=lambda engine: len(times[engine])) if trying else min(least, key=least.__getitem__)
+def project_as_it_is(module: nn.Module, x: Tensor, choose: Callable[[Tensor], Tensor], rule: Rule) -> Tensor | None:
+    """Takes what is asked about of a network's output back to the pictures, where PyTorch has turned out to be the fastest.
+
+    Then the module runs as it is; whether it's still what was converted, which takes time to tell, doesn't matter.
+
+    Args:
+        module: The network.
+        x: Pictures (B, C, H, W).
+        choose: What is asked about, of the network's output: one number an example, or one for all.
+        rule: The rule of ``nn.ReLU``; everything else goes back by its gradient.
+
+    Returns:
+        A tensor of the shape, dtype and device of ``x``; None where another engine is to do it, or the choice hasn't been made,
+        or the pictures were asked about before, so that their forward pass will be kept.
+    """
+    conversion, x = last_conversion(module, x), x.detach()
+    if conversion is None or (rule is not GRADIENT and not conversion.overrides_as_captum):
+        return None
+    call = conversion.call(module, module, of_input=False)
+    contest, engines = conversion.contests[call.index, len(x)], engines_for(conversion, x)
+    if contest.to_try(engines) or contest.next(engines) != "pytorch":
+        return None
+    picture = fingerprint([array_of(x)])
+    if conversion.latest is not None and conversion.latest.picture == picture:
+        return None
+    conversion.latest = Latest(picture)
+    return ENGINES["pytorch"](module, conversion, x, call, rule).gradient(choose, keep=False)
 
 
 def _field(conversion: Conversion, index: int, picture: Pair) -> ReceptiveField | None:
@@ -197,56 +213,3 @@ def _projected(x: Array, field: ReceptiveField, neuron: Neuron, rule: Rule, exce
         for part, picture in zip(projections, result, strict=True):
             field.paste(part, at, picture)
         return result
-
-
-def occlusion_changes(
-    conversion: Conversion,
-    picture: Tensor,
-    windows: np.ndarray,
-    fills: Tensor,
-    batch: int,
-    check: Callable[[Tensor], object],
-) -> Tensor:
-    """How the network's outputs for one picture change as each window is hidden.
-
-    Args:
-        conversion: The network.
-        picture: Tensor (C, H, W).
-        windows: Integers (N, 4): top, left, bottom, right of each window.
-        fills: What hides them, in turn: (fills, C, H, W).
-        batch: Windows that go through the network at once, at most.
-        check: Gets the outputs of the picture as it is, (1, ...), before the work starts, and may refuse them.
-
-    Returns:
-        Tensor (fills, N, ...): occluded minus original.
-    """
-    return _occlusion_changes(picture.detach(), fills.detach(), conversion, windows, batch, check)
-
-
-@takes_any_array
-def _occlusion_changes(
-    picture: Array,
-    fills: Array,
-    conversion: Conversion,
-    windows: np.ndarray,
-    batch: int,
-    check: Callable[[Tensor], object],
-) -> Array:
-    graph = conversion.graph
-    output, xp = graph.index(""), array_module(picture)
-    device = chainer.backend.get_device_from_array(picture)
-    with chainer.using_device(device), chainer.no_backprop_mode(), chainer.using_config("train", False):
-        sweep = IncrementalSweep(graph, [output], picture[None])
-        check(torch.from_dlpack(sweep.outputs[output]))
-        if sweep.outputs[output].ndim == 2:
-            watcher = Watcher(sweep, {output: "value"}, batch, free_memory(picture) // 4)
-            return xp.stack([watcher.watch(windows, fill[None])[output] for fill in fills])
-        parts: list[Array] = []
-
-        def hide(start: int, stop: int, fill: Array) -> None:
-            changed = evaluate(graph, kernels.occlude(picture, windows[start:stop], fill), [output])[0]
-            parts.append(changed - sweep.outputs[output])
-
-        for fill in fills:
-            in_batches(len(windows), batch, functools.partial(hide, fill=fill))
-        return xp.concatenate(parts).reshape(len(fills), len(windows), *sweep.outputs[output].shape[1:])

@@ -2,9 +2,10 @@
 
 Constructors, ``attribute``, defaults, results, warnings and kinds of errors are those of Captum 0.9, which isn't needed itself. A
 ``torch.nn.Module`` that takes one batch of pictures is converted once (see :mod:`dcnn_visualizer.importers.torch`). From then on
-what an occluder changes is all that is carried through it, neurons are projected from their receptive fields, other gradients
-take the faster of the kernels and PyTorch, and no layer runs that isn't needed (see :mod:`dcnn_visualizer.dropin.accelerated`).
-What is beyond that, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says so once an object.
+what an occluder changes is all that is carried through it (:mod:`dcnn_visualizer.dropin.sweeps`), neurons are projected from
+their receptive fields, and no layer runs that isn't needed (:mod:`dcnn_visualizer.dropin.accelerated`). Where PyTorch itself
+takes less time, in the order of memory that it likes best, it does the work (:mod:`dcnn_visualizer.dropin.contest`). What is
+beyond that, PyTorch answers as it does for Captum, and a :class:`NotAccelerated` warning says so once an object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcnn_visualizer.dropin import occlusion, plain
-from dcnn_visualizer.dropin.accelerated import DECONVOLUTION, GRADIENT, GUIDED, Neuron, project
+from dcnn_visualizer.dropin.accelerated import DECONVOLUTION, GRADIENT, GUIDED, Neuron, project, project_as_it_is
 from dcnn_visualizer.dropin.arguments import (
     Selector,
     Target,
@@ -37,7 +38,7 @@ from dcnn_visualizer.dropin.arguments import (
     sliding_windows,
     start_points,
 )
-from dcnn_visualizer.dropin.conversions import converted
+from dcnn_visualizer.dropin.conversions import as_pictures, converted
 from dcnn_visualizer.dropin.tape import values
 from dcnn_visualizer.importers.nodes import UntraceableError
 
@@ -157,10 +158,21 @@ class _GradientAttribution(_Attribution):
                     "Setting backward hooks on ReLU activations.The hooks will be removed after the attribution is finished",
                     stacklevel=4,
                 )
+
+            def choose(output: Tensor) -> Tensor:
+                if selector is None:
+                    return single_score(select_target(output, target))
+                return select_neurons((output,), selector)
+
             try:
                 if selector is None and self.gradient_func is not plain.gradients:
                     raise UntraceableError("it has a gradient_func of its own")
-                conversion = converted(self.forward_func, tensors, further)
+                x = as_pictures(self.forward_func, tensors, further)
+                if selector is None:
+                    gradient = project_as_it_is(self.forward_func, x, choose, self._rule)
+                    if gradient is not None:
+                        return (gradient,)
+                conversion = converted(self.forward_func, x)
                 if self._rule is not GRADIENT and not conversion.overrides_as_captum:
                     raise UntraceableError("other layers take what a ReLU takes, and Captum overrides their gradients too")
                 layer = self.forward_func if selector is None else self.layer
@@ -168,13 +180,7 @@ class _GradientAttribution(_Attribution):
             except UntraceableError as error:
                 self._tell(error, stacklevel=5)
                 return self._attribute_plainly(tensors, further, target, selector, of_input)
-
-            def choose(output: Tensor) -> Tensor:
-                if selector is None:
-                    return single_score(select_target(output, target))
-                return select_neurons((output,), selector)
-
-            return (project(self.forward_func, conversion, tensors[0], call, choose, self._rule, _single(selector)),)
+            return (project(self.forward_func, conversion, x, call, choose, self._rule, _single(selector)),)
 
     def _attribute_plainly(
         self, inputs: tuple[Tensor, ...], further: Sequence[Any], target: Target, selector: Selector | None, of_input: bool
@@ -408,7 +414,8 @@ class LayerActivation(_Attribution):
         further = further_arguments(additional_forward_args)
         tensors = as_tuple(inputs)
         try:
-            conversion = converted(self.forward_func, tensors, further)
+            x = as_pictures(self.forward_func, tensors, further)
+            conversion = converted(self.forward_func, x)
             calls = [conversion.call(self.forward_func, layer, attribute_to_layer_input) for layer in layers]
         except UntraceableError as error:
             self._tell(error, stacklevel=4)
@@ -417,7 +424,7 @@ class LayerActivation(_Attribution):
             activations = [_joined(by_device) for by_device in noted]
         else:
             with torch.no_grad():
-                activations = list(values(self.forward_func, tensors[0], calls))
+                activations = list(values(self.forward_func, x, calls))
         return activations[0] if isinstance(self.layer, nn.Module) else activations
 
     @staticmethod
@@ -477,7 +484,8 @@ class Occlusion(_Attribution):
             target: Which output: an int or a tuple for all examples, a list or a tensor of one for each; None for all of them,
                 whose attributions then follow one another along the first axis.
             additional_forward_args: Further arguments of the network, one or a tuple.
-            perturbations_per_eval: Windows that are hidden in one run, each in a copy of the inputs. The kernels take more.
+            perturbations_per_eval: Windows that are hidden in one run, each in a copy of the inputs. Converted networks take as
+                many as suit them.
             show_progress: Whether to show a progress bar (tqdm).
 
         Returns:
@@ -496,15 +504,18 @@ class Occlusion(_Attribution):
         runs = 1 + sum(math.ceil(math.prod(map(len, axes)) / perturbations_per_eval) for axes in windows)
         with torch.no_grad(), _progress(show_progress, f"{self.get_name()} attribution", runs) as advance:
             try:
-                conversion = converted(self.forward_func, tensors, further)
+                x = as_pictures(self.forward_func, tensors, further)
+                conversion = converted(self.forward_func, x)
             except UntraceableError as error:
                 self._tell(error, stacklevel=4)
                 differences = plain.occlusion_differences(
                     self.forward_func, tensors, hiding, windows, target, further, perturbations_per_eval, advance
                 )
             else:
-                x, axes, baseline = tensors[0], windows[0], hiding[0]
-                differences = [occlusion.differences(conversion, x, baseline, axes, target, perturbations_per_eval, advance)]
+                found = occlusion.differences(
+                    self.forward_func, conversion, x, hiding[0], windows[0], target, perturbations_per_eval, advance
+                )
+                differences = [found]
             return like(inputs, list(map(occlusion.averaged, differences, windows, tensors)))
 
     def attribute_future(self) -> None:

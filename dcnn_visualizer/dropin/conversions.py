@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcnn_kernels.arrays import Array
+from dcnn_visualizer.dropin.contest import Contest
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.torch import trace_module
@@ -78,25 +80,35 @@ class Conversion:
         modules: By path, in the order of their calls, the qualified names of the modules that its layers are.
         relus: Paths of those that are ``nn.ReLU``.
         differentiable: Whether PyTorch can take gradients of the module, which it can't with weights made in inference mode.
+        reorders: Whether the module takes pictures whose channels lie together, as PyTorch's convolutions like them.
+        largest: Bytes of the largest tensor that the module makes of one picture.
 
     Attributes:
         graph: The chain's graph, which stays what it is.
         others: Indices of all steps that aren't ``nn.ReLU`` modules; Captum leaves their gradients alone.
         overrides_as_captum: Whether no step but the ReLU takes what a ReLU takes; Captum overrides all of the gradient there.
         fields: What neurons see, by step; None where that is no small part of the picture.
-        times: Seconds that engines took for a picture's gradient, by step and engine.
+        contests: Times that engines took, by the step whose gradient was asked for, or by the windows that were hidden.
         latest: The picture that was asked about last.
     """
 
-    def __init__(self, chain: TraceableGraph, modules: dict[str, str], relus: frozenset[str], differentiable: bool) -> None:
+    def __init__(
+        self,
+        chain: TraceableGraph,
+        modules: dict[str, str],
+        relus: frozenset[str],
+        differentiable: bool,
+        reorders: bool,
+        largest: int,
+    ) -> None:
         self.chain, self._modules = chain, modules
-        self.differentiable = differentiable
+        self.differentiable, self.reorders, self.largest = differentiable, reorders, largest
         self.graph = chain.graph()
         steps = self.graph.steps
         self.others = [index for index, step in enumerate(steps) if step.path not in relus]
         taken = [source for step in steps for source in step.inputs]
         self.fields: dict[int, ReceptiveField | None] = {}
-        self.times: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+        self.contests: defaultdict[Hashable, Contest] = defaultdict(Contest)
         self.latest: Latest | None = None
         # By the layers' identities: layers of the module are there as long as the conversion serves, others aren't kept here.
         self._calls: dict[tuple[int, bool], tuple[int, int]] = {}
@@ -168,11 +180,8 @@ _conversions: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDict
 _lock = threading.RLock()
 
 
-def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], further: Sequence[Any]) -> Conversion:
-    """The chain of a network that is asked about one batch of pictures.
-
-    It is made at the first call, and again when the module's layers, settings, modes, hooks or weights are others than they were.
-    It goes when the module goes.
+def as_pictures(forward_func: Callable[..., Any], inputs: Sequence[Tensor], further: Sequence[Any]) -> Tensor:
+    """The one batch of pictures that a network is asked about.
 
     Args:
         forward_func: The network.
@@ -187,25 +196,52 @@ def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furthe
     if len(inputs) != 1 or further:
         raise UntraceableError(f"it must take one tensor, it takes {len(inputs) + len(further)} arguments")
     (x,) = inputs
-    _check_picture(x)
+    if type(x) not in (Tensor, nn.Parameter) or x.ndim != 4 or x.dtype not in (torch.float32, torch.float64):
+        kind = f"{type(x).__name__} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise UntraceableError(f"the input must be a float32 or float64 tensor (B, C, H, W), got {kind} {tuple(x.shape)}")
+    # A finite sum, which costs less, tells of finite values; their sum may still overflow.
+    if not x.numel() or not (math.isfinite(x.detach().sum()) or bool(x.isfinite().all())):
+        raise UntraceableError("the input must have values, and all of them finite")
+    if x._backward_hooks:
+        raise UntraceableError("the input has hooks, which may do anything")
+    if x.device.type not in ("cpu", "cuda") or (x.is_cuda and importlib.util.find_spec("cupy") is None):
+        raise UntraceableError(f"the input must be on the CPU, or on CUDA with CuPy installed, it is on {x.device}")
+    if torch.is_autocast_enabled(x.device.type):
+        raise UntraceableError("within autocast PyTorch chooses the precision")
+    return x
+
+
+def converted(module: nn.Module, x: Tensor) -> Conversion:
+    """The chain of a network.
+
+    It is made at the first call, and again when the module's layers, settings, modes, hooks or weights are others than they were.
+    It goes when the module goes.
+
+    Args:
+        module: The network.
+        x: Pictures, as :func:`as_pictures` gives them.
+
+    Raises:
+        UntraceableError: The network is nothing that a chain knows; the message says why.
+    """
     with _lock:
         try:
-            known = _conversions.get(forward_func)
-            state, tensors = _look_at(forward_func, known.restless if known is not None else frozenset())
+            known = _conversions.get(module)
+            state, tensors = _look_at(module, known.restless if known is not None else frozenset())
             if known is None or known.state != state or (known.copied and known.contents != _contents(tensors)):
-                known = _conversions[forward_func] = _Known(state)
-            key = (tuple(x.shape[1:]), x.dtype, x.device)
+                known = _conversions[module] = _Known(state)
+            key = _key(x)
             if key not in known.by_picture:
-                before = _attributes(forward_func)
-                conversion = known.by_picture[key] = _convert(forward_func, x.detach())
-                if isinstance(conversion, Conversion) and _attributes(forward_func) != before:
+                before = _attributes(module)
+                conversion = known.by_picture[key] = _convert(module, x.detach())
+                if isinstance(conversion, Conversion) and _attributes(module) != before:
                     # What changes at every run, and not the first time only, is none of the settings.
-                    before = _attributes(forward_func)
+                    before = _attributes(module)
                     with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                        forward_func(x.clone())
-                after = _attributes(forward_func)
+                        module(x.clone())
+                after = _attributes(module)
                 known.restless |= {name for name, value in after.items() if before.get(name, value) != value}
-                known.state, tensors = _look_at(forward_func, known.restless)
+                known.state, tensors = _look_at(module, known.restless)
                 if isinstance(conversion, Conversion) and _holds_copies(conversion, tensors):
                     known.copied, known.contents = True, _contents(tensors)
         except Exception as error:  # A module may fail in any way as it is traced; as it is run plainly, it will say so itself.
@@ -216,17 +252,15 @@ def converted(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furthe
     return conversion
 
 
-def _check_picture(x: Tensor) -> None:
-    if type(x) not in (Tensor, nn.Parameter) or x.ndim != 4 or x.dtype not in (torch.float32, torch.float64):
-        kind = f"{type(x).__name__} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise UntraceableError(f"the input must be a float32 or float64 tensor (B, C, H, W), got {kind} {tuple(x.shape)}")
-    # A finite sum, which costs less, tells of finite values; their sum may still overflow.
-    if not x.numel() or not (math.isfinite(x.detach().sum()) or bool(x.isfinite().all())):
-        raise UntraceableError("the input must have values, and all of them finite")
-    if x.device.type not in ("cpu", "cuda") or (x.is_cuda and importlib.util.find_spec("cupy") is None):
-        raise UntraceableError(f"the input must be on the CPU, or on CUDA with CuPy installed, it is on {x.device}")
-    if torch.is_autocast_enabled(x.device.type):
-        raise UntraceableError("within autocast PyTorch chooses the precision")
+def last_conversion(module: nn.Module, x: Tensor) -> Conversion | None:
+    """What a module was converted to when it was last looked at, if it was; the module may have changed since."""
+    known = _conversions.get(module)
+    conversion = known.by_picture.get(_key(x)) if known is not None else None
+    return conversion if isinstance(conversion, Conversion) else None
+
+
+def _key(x: Tensor) -> Any:
+    return tuple(x.shape[1:]), x.dtype, x.device
 
 
 def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
@@ -245,7 +279,38 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
         return f"{type(module).__name__} gives other outputs in training mode"
     relus = frozenset(path for path, name in modules.items() if isinstance(module.get_submodule(name), nn.ReLU))
     differentiable = not any(tensor.is_inference() for tensor in _look_at(module, frozenset())[1])
-    return Conversion(chain, modules, relus, differentiable)
+    reorders, largest = _run_reordered(module, x) if x.device.type == "cpu" else (False, 0)
+    return Conversion(chain, modules, relus, differentiable, reorders, largest)
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the bytes that the largest tensor which an operator returns has for a picture.
+
+    Args:
+        pictures: How many there are.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        super().__init__()
+        self.pictures, self.largest = pictures, 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.ndim and len(result) == self.pictures:
+            self.largest = max(self.largest, result.nbytes // self.pictures)
+        return result
+
+
+def _run_reordered(module: nn.Module, x: Tensor) -> tuple[bool, int]:
+    """Whether pictures with their channels together give the same, which ``view`` refuses; and bytes of the largest tensor."""
+    with torch.no_grad(), torch.random.fork_rng([]):
+        with _Sizes(len(x)) as sizes:
+            expected = module(x.clone())
+        try:
+            output = module(x.clone(memory_format=torch.channels_last))
+        except RuntimeError:
+            return False, sizes.largest
+    return bool((output - expected).abs().max() <= TOLERANCE * expected.abs().max()), sizes.largest
 
 
 def _has_hooks(part: nn.Module) -> bool:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dcnn_visualizer.dropin.accelerated import occlusion_changes
 from dcnn_visualizer.dropin.arguments import Target, select_target, target_of
 from dcnn_visualizer.dropin.conversions import Conversion
+from dcnn_visualizer.dropin.sweeps import occlusion_changes
 from dcnn_visualizer.incremental import PLACES
 
 
 def differences(
+    module: nn.Module,
     conversion: Conversion,
     x: Tensor,
     baseline: Tensor,
@@ -29,7 +30,8 @@ def differences(
     """How scores fall as each window of pictures is hidden.
 
     Args:
-        conversion: The network.
+        module: The network.
+        conversion: The same as a chain.
         x: Pictures (B, C, H, W).
         baseline: What hides them, of the same shape.
         axes: Slices of channels, rows and columns; a window is any combination of them.
@@ -54,7 +56,7 @@ def differences(
         for fill, part in zip(fills, channels, strict=True):
             fill[part] = hiding[part]
         batch = max(perturbations_per_eval, PLACES)
-        changes = occlusion_changes(conversion, picture, places, fills, batch, check).flatten(0, 1)
+        changes = occlusion_changes(module, conversion, picture, places, fills, batch, check).flatten(0, 1)
         chosen = select_target(changes, target_of(target, example, len(changes)))
         falls.append(-chosen.reshape(len(changes), -1).T)
         advance(runs * (example + 1) // len(x) - runs * example // len(x))

@@ -72,17 +72,21 @@ class Tape:
         call: The layer's call.
         rectify: Whether ``nn.ReLU`` modules rectify what goes back.
         by_signal: Whether they take the signal at their output and not the gradient at their input.
+        reorder: Whether all channels of a pixel are to lie together, as PyTorch's convolutions like them.
     """
 
-    def __init__(self, module: nn.Module, x: Tensor, call: Call, rectify: bool, by_signal: bool) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, module: nn.Module, x: Tensor, call: Call, rectify: bool, by_signal: bool, reorder: bool) -> None:
+        self._lock, self._reordered = threading.Lock(), reorder
         # A clone, since the caller's own tensor may change while this is kept, and its hooks are the caller's.
-        self._x = x.detach().clone().requires_grad_()
+        memory_format = torch.channels_last if reorder else torch.preserve_format
+        self._x = x.detach().clone(memory_format=memory_format).requires_grad_()
         # Hooks on tensors go with the tensors.
         handles = override_relus(module, by_signal, [], threading.get_ident()) if rectify else []
         try:
             with torch.enable_grad():
-                (self._value,) = values(module, self._x, [call])
+                (value,) = values(module, self._x, [call])
+                # A caller's own function may ask for a view.
+                self._value = value.contiguous() if reorder else value
         finally:
             for handle in handles:
                 handle.remove()
@@ -98,4 +102,5 @@ class Tape:
             # A clone, since a caller's own function may do anything with it.
             chosen = choose(self._value.clone() if keep else self._value)
             outputs = torch.unbind(chosen) if chosen.numel() > 1 else chosen
-            return torch.autograd.grad(outputs, self._x, retain_graph=keep)[0]
+            (gradient,) = torch.autograd.grad(outputs, self._x, retain_graph=keep)
+            return gradient.contiguous() if self._reordered else gradient

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from dcnn_visualizer.dropin import accelerated, captum, conversions
+from dcnn_visualizer.dropin import accelerated, captum, conversions, sweeps
 from dcnn_visualizer.dropin.captum import NotAccelerated
+from dcnn_visualizer.dropin.contest import Contest
 from dcnn_visualizer.receptive_field import ReceptiveField
 from tests.peers import torch_networks as networks
 
@@ -86,9 +87,20 @@ def _one_thread():
 
 @pytest.fixture(params=accelerated.ENGINES)
 def engine(request, monkeypatch):
-    """Lets gradients of whole pictures go through one engine only."""
-    monkeypatch.setattr(accelerated, "ENGINES", {request.param: accelerated.ENGINES[request.param]})
-    return request.param
+    """Lets gradients of whole pictures go through one engine only, where it can take them."""
+    able = accelerated.engines_for
+
+    def engines_for(conversion, x):
+        return [engine for engine in able(conversion, x) if engine == request.param] or able(conversion, x)
+
+    monkeypatch.setattr(accelerated, "engines_for", engines_for)
+
+
+@pytest.fixture(params=sweeps.ENGINES)
+def sweeping(request, monkeypatch):
+    """Lets windows be hidden by one engine only."""
+    monkeypatch.setattr(Contest, "to_try", lambda self, engines: [])
+    monkeypatch.setattr(Contest, "next", lambda self, engines: request.param)
 
 
 def network(name):
@@ -394,6 +406,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.usefixtures("sweeping")
 @pytest.mark.parametrize("windows", WINDOWS)
 def test_occlusion(windows):
     net, x = small()
@@ -403,6 +416,7 @@ def test_occlusion(windows):
     compare("Occlusion", (net.double(),), (x.double(),), target=1, **windows | {"baselines": 0.25})
 
 
+@pytest.mark.usefixtures("sweeping")
 def test_occlusion_of_feature_maps():
     net, _ = small()
     compare("Occlusion", (net.left,), pictures(2, 8, 6, 7), (8, 3, 3), (8, 3, 3), target=(1, 2, 3))
@@ -834,6 +848,7 @@ def test_what_a_network_notes_about_its_runs_is_no_change(traced, traceable):
     assert len(traced) == 1
     net.scale = 3.0
     compare("Saliency", (net,), x, 1, accelerated=traceable)
+    compare("LayerActivation", (net, net.conv), x, accelerated=traceable)
     assert len(traced) == 2
 
 
@@ -909,6 +924,111 @@ def test_the_faster_engine_is_taken(monkeypatch):
     assert asked == ["slow", "fast"] * 4 + ["fast"] * 4
 
 
+@pytest.fixture
+def settled(monkeypatch):
+    """PyTorch has turned out to be the fastest."""
+    monkeypatch.setattr(Contest, "to_try", lambda self, engines: [])
+    monkeypatch.setattr(Contest, "next", lambda self, engines: "pytorch")
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_pytorch_is_the_fastest_a_network_runs_as_it_is(change, traced):
+    """What it was converted to isn't used, so nobody looks at whether it has changed since."""
+    torch.manual_seed(0)
+    net, x = small()
+    for name in ON_OUTPUTS:
+        compare(name, (net,), x, 1)
+    change(net, x)
+    for number, name in enumerate(ON_OUTPUTS, 1):
+        compare(name, (net,), x + number, 1)
+    assert len(traced) == 1
+    # Asked about once more: the forward pass that is then kept is of the network as it is now.
+    for _ in range(2):
+        for name in ON_OUTPUTS:
+            compare(name, (net,), x + number, 2)
+    assert len(traced) == 2 - (change in (through_data, one_number_through_numpy))
+
+
+@pytest.mark.usefixtures("settled")
+def test_where_pytorch_is_the_fastest_pictures_are_checked():
+    net, x = small()
+    for number in range(2):
+        compare("GuidedBackprop", (net,), x + number, 1)
+    assert assert_refused("Saliency", (net,), x + 2) is AssertionError
+    x[0, 0, 0, 0] = torch.nan
+    with pytest.warns(NotAccelerated, match="finite"):
+        captum.Saliency(net).attribute(x, 1)
+
+
+def test_the_faster_engine_hides_windows(monkeypatch):
+    asked, clock, seconds = [], [0.0], {"_by_pytorch": 3.0, "_by_kernels": 1.0}
+
+    def spied(name, hide):
+        def call(*arguments):
+            (windows,) = (one for one in arguments if isinstance(one, np.ndarray))
+            asked.append((name, len(windows)))
+            clock[0] += seconds[name] * len(windows)
+            return hide(*arguments)
+
+        return call
+
+    for name in seconds:
+        monkeypatch.setattr(sweeps, name, spied(name, getattr(sweeps, name)))
+    monkeypatch.setattr(sweeps.time, "perf_counter", lambda: clock[0])
+    net, x = small()
+    for _ in range(4):
+        # 30 places: of so many one run of PyTorch tells.
+        compare("Occlusion", (net,), x[:1], (2, 13, 13), (1, 4, 5), target=1, perturbations_per_eval=3)
+    tried = [("_by_pytorch", 15), ("_by_kernels", 15)]
+    assert asked == tried * 2 + [("_by_kernels", 30)] * 2
+    asked.clear()
+    seconds["_by_kernels"] = 3.5
+    for _ in range(9):
+        compare("Occlusion", (net,), x[:1], (3, 33, 20), 13, target=1)
+    assert asked == [("_by_pytorch", 2), ("_by_kernels", 2)] * 4 + [("_by_pytorch", 2)]
+
+
+@pytest.mark.usefixtures("engine", "sweeping")
+def test_networks_and_selectors_that_view_memory():
+    """Which only one layout of memory allows; pictures may come in another."""
+
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 5)
+
+        def forward(self, x):
+            return self.linear(F.relu(self.conv(x)).contiguous().view(x.shape[0], -1))
+
+    class OfOneLayout(Viewing):
+        def forward(self, x):
+            return self.linear(F.relu(self.conv(x)).view(x.shape[0], -1))
+
+    x = pictures(2, 3, 6, 6)
+    for net in (Viewing(), OfOneLayout()):
+        compare("Saliency", (net,), x, 1)
+        compare("GuidedBackprop", (net,), x, 1)
+        compare("Occlusion", (net,), x, (3, 2, 2), 2, target=3)
+        compare("NeuronGradient", (net, net.conv), x, lambda value: value.view(len(value), -1)[:, 7])
+    net = Viewing()
+    for other in (
+        x.to(memory_format=torch.channels_last),
+        x.transpose(2, 3),
+        x[:, :, ::2, ::2].repeat(1, 1, 2, 2).expand(2, -1, -1, -1),
+    ):
+        compare("Saliency", (net,), other, 1)
+        compare("Occlusion", (net,), other, (3, 2, 2), 2, target=3)
+        compare("NeuronGradient", (net, net.conv), other, lambda value: value.sum((1, 2, 3)))
+
+
+def test_hooks_on_inputs_are_heard():
+    net, x = small()
+    x.requires_grad_()
+    x.register_hook(lambda gradient: gradient * 3)
+    compare("Saliency", (net,), x, 1, accelerated=False)
+
+
 def test_weights_made_in_inference_mode():
     """PyTorch takes no gradients of them; the kernels do."""
     with torch.inference_mode():
@@ -937,10 +1057,11 @@ def test_a_module_may_go():
 
 def test_the_memory_of_pictures_and_weights_is_not_copied(monkeypatch):
     net, x = small()
+    monkeypatch.setattr(Contest, "next", lambda self, engines: "kernels")
     seen = []
-    original = accelerated.IncrementalSweep
+    original = sweeps.IncrementalSweep
     monkeypatch.setattr(
-        accelerated,
+        sweeps,
         "IncrementalSweep",
         lambda graph, targets, picture: seen.append((graph, picture)) or original(graph, targets, picture),
     )
