@@ -29,12 +29,24 @@ def clipped_relu(x: FloatArray, z: float) -> FloatArray:
 
 def leaky_relu(x: FloatArray, slope: float) -> FloatArray:
     """See :func:`dcnn_kernels.leaky_relu`."""
-    return reference.leaky_relu(x, slope)
+    return prelu(x, np.array(slope, x.dtype))
 
 
 def prelu(x: FloatArray, W: FloatArray) -> FloatArray:
     """See :func:`dcnn_kernels.prelu`."""
-    return reference.prelu(x, W)
+    planes = np.ascontiguousarray(x).reshape(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
+    y = np.empty_like(planes)
+    share(_lean, len(planes), planes.shape[1], planes, W.reshape(-1), y)
+    return y.reshape(x.shape)
+
+
+@parted
+def _lean(first, last, x, slopes, y):
+    for plane in range(first, last):
+        slope, values, leant = slopes[plane % len(slopes)], x[plane], y[plane]
+        for n in range(len(values)):
+            value = values[n]
+            leant[n] = value if value > 0 else slope * value
 
 
 def relu_mask(x: FloatArray, z: float) -> Mask:
