@@ -88,6 +88,7 @@ def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
 def pooling_cases(normal: Callable[..., np.ndarray], x: np.ndarray, windows: tuple[dict[str, Any], ...]) -> Iterator[Check]:
     """Pooling of pictures and all that leads back to them."""
     picture, mask = x.shape[2:], kernels.relu_mask(x)
+    before = kernels.relu_mask(normal(len(x), 16, *picture))
     for window in windows:
         text = f"{'x'.join(map(str, picture))} " + " ".join(f"{key}={value}" for key, value in window.items())
         yield Check("max_pooling_2d", text, (x,), window)
@@ -102,6 +103,8 @@ def pooling_cases(normal: Callable[..., np.ndarray], x: np.ndarray, windows: tup
             given = {**pool, "insize": picture, "pad": 1, "pool_mask": masked, "pool_rectify": masked is not None}
             W, text_of_mask = normal(x.shape[1], 16, 3, 3), f"{text} mask={masked is not None}"
             yield Check("unpooled_transposed_convolution_2d", text_of_mask, (y, switches, W), given)
+            given |= {"mask": before, "rectify": masked is None}
+            yield Check("unpooled_transposed_convolution_2d", f"{text_of_mask} rectified", (y, switches, W), given)
         for counted in (True, False):
             given = {**window, "count_include_pad": counted}
             yield Check("average_pooling_2d", f"{text} count_include_pad={counted}", (x,), given)

@@ -170,6 +170,37 @@ def measure_convolutions(results: Results, batch: int) -> None:
                         add_rate(results, "convolution", name, shape, arithmetic, "TFLOP/s", flop / 1e12, ours, peer, theirs)
 
 
+def measure_rectified(results: Results, batch: int) -> None:
+    """TFLOP/s of VGG16's convolutions with the ReLU on the way, in TF32, beside those with the ReLU as a kernel of its own."""
+    for layer, (channels, filters, size) in VGG16.items():
+        if seconds_left() < 40:
+            results.add("rectified", configuration=f"no time for {layer}")
+            return
+        shapes = (batch, channels, size, size), (filters, channels, 3, 3), (batch, filters, size, size)
+        x, W, g = (random_array(shape, "float32") for shape in shapes)
+        mask = kernels.relu_mask(x)
+        pooled, switches = kernels.max_pooling_2d(g, 2)
+        unpool = functools.partial(kernels.unpooled_transposed_convolution_2d, pooled, switches, W, (size, size), 2, pad=1)
+        forward = functools.partial(kernels.convolution_2d, x, W, pad=1)
+        transposed = functools.partial(kernels.transposed_convolution_2d, g, W, pad=1)
+        jobs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+            "forward": (lambda call=forward: call(z=math.inf), lambda call=forward: kernels.relu(call())),
+            "transposed": rectified_calls(transposed, mask),
+            "transposed from pooled": rectified_calls(unpool, mask),
+        }
+        with precision("tf32"), engine("own"):
+            for job, calls in jobs.items():
+                fused, apart = alternate(*calls, seconds=0.05)
+                flop = 2 * 9 * batch * channels * filters * size * size
+                given = (results, "rectified", f"{layer} {job}", shapes[0], "tf32", "TFLOP/s", flop / 1e12)
+                add_rate(*given, fused, "a kernel of its own", apart)
+
+
+def rectified_calls(call: Callable[..., Any], mask: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A way back with the ReLU on the way, and with the ReLU afterwards."""
+    return lambda: call(mask=mask, rectify=True), lambda: kernels.relu_reverse(call(), mask, True)
+
+
 def layer_calls(
     torch: Any, by_cudnn: bool, batch: int, channels: int, filters: int, size: int, arithmetic: str
 ) -> dict[str, dict[str, Callable[[], Any]]]:

@@ -5,8 +5,8 @@
 Checks come first: every primitive on fresh random data against its NumPy reference in float64; torch's tensors on the device;
 the front end; and beside them, in processes of their own, the kernels' tests and compute-sanitizer (memcheck and racecheck) on
 small shapes. Then, with the device to themselves, the rates: each convolution of VGG16, forward, transposed and transposed from a
-pooled signal, against torch, cuDNN and cuBLAS's matrix product of the same arithmetic; memory-bound primitives against a measured
-copy; and Chainer's functions against ours in their place.
+pooled signal, against torch, cuDNN and cuBLAS's matrix product of the same arithmetic, and with the ReLU on the way against the
+ReLU as a kernel of its own; memory-bound primitives against a measured copy; and Chainer's functions against ours in their place.
 
 It needs CuPy and this repository. What else isn't there (Chainer, torch, cuDNN's package, pytest, compute-sanitizer) is named and
 left out, and so is what there is no time for. Writes one CSV a device, as far as it has come, and ends with status 1 if a check
@@ -124,6 +124,7 @@ def main() -> None:
         lambda: gpu_checks.check_front_end(results),
         beside.finish,
         lambda: gpu_rates.measure_convolutions(results, options.batch),
+        lambda: gpu_rates.measure_rectified(results, options.batch),
         lambda: gpu_rates.measure_memory_bound(results, options.batch),
         lambda: gpu_rates.measure_chainer(results),
         lambda: gpu_rates.measure_occlusion(results),

@@ -140,8 +140,8 @@ def unpooled_transposed_convolution_2d(
     """Unpools a signal by its switches, and takes it on through a transposed convolution: two of a DeconvNet's steps in one.
 
     The result is that of :func:`unpooling_2d`, to ``insize`` with ``pool_mask`` and ``pool_rectify``, followed by
-    :func:`transposed_convolution_2d`. On CUDA the
-    convolution reads the pooled signal and the switches, and the unpooled signal, several times as large, is never written.
+    :func:`transposed_convolution_2d`. On CUDA the convolution reads the pooled signal and the switches, and the unpooled signal,
+    several times as large, is never written.
 
     Args:
         g: Signal at the pooling's windows, shape (B, O, h, w), float32 or float64. B may be 0.

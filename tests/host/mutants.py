@@ -36,6 +36,7 @@ class Mutant(NamedTuple):
 
 
 KERNEL, SIGNAL, LAYOUT = f"{SOURCE}/convolution.cu", f"{SOURCE}/signal.cuh", f"{SOURCE}/layout.cuh"
+RECTIFIER = f"{SOURCE}/rectifier.cuh"
 MUTANTS = (
     # Barriers.
     Mutant("barrier before the first tile", KERNEL, "store(0);\n        __syncthreads();", "store(0);"),
@@ -46,8 +47,8 @@ MUTANTS = (
     Mutant("bound of few outputs", KERNEL, "if (thread_index<Index>() >= count) return;", ""),
     Mutant("bound of a strip's rows", KERNEL, "if (u + p < layout.rows.outputs)", "if (u + p <= layout.rows.outputs)"),
     Mutant("bound of the product's rows", KERNEL, "if (output >= layout.outputs) continue;", ""),
-    Mutant("bound of the product's pixels", KERNEL, "if (pixel >= pixels) continue;", ""),
-    Mutant("bound of a pack's pixels", KERNEL, "if (pixel + j < pixels)", ""),
+    Mutant("bound of the product's pixels", KERNEL, "if (left <= 0) return;", ""),
+    Mutant("bound of a pack's pixels", KERNEL, "if (j < left)", ""),
     Mutant("bound of few terms' threads", KERNEL, "if (first >= pixels) return;", ""),
     Mutant("pixels read beyond the last", KERNEL, "layout, min(first + p, pixels - 1));", "layout, first + p);"),
     Mutant("bound of channels", SIGNAL, "place.inside && channel < channels ?", "place.inside ?"),
@@ -64,7 +65,37 @@ MUTANTS = (
     Mutant("first window over a pixel", SIGNAL, "start = pixel < ksize ? 0 :", "start = pixel <= ksize ? 0 :"),
     Mutant("sign before rectifying", SIGNAL, "passes &= !((pooling.rectify != 0) &", "passes &= !((pooling.rectify == 0) &"),
     Mutant("column of a pixel", LAYOUT, "number - line * layout.columns.outputs", "number - line * layout.rows.outputs"),
+    # Rectifiers of what is written.
+    Mutant("bits of a picture's row", RECTIFIER, "static_cast<int>(-elements & 7)", "0"),
+    Mutant("bits of the next picture", RECTIFIER, "place + picture * unused", "place + (picture + 1) * unused"),
+    Mutant("bits of a pack", RECTIFIER, "if (whole) return load(above + numbers[0]);", "if (whole) return load(above);"),
+    Mutant("bit of the next pixel", RECTIFIER, "(load(above + numbers[j]) & 1) << j", "(load(above + numbers[0]) & 1) << j"),
+    Mutant("bits without a mask", RECTIFIER, "if (!mask) return ~0u;", "if (!mask) return 1;"),
+    Mutant("infinite results that don't pass", RECTIFIER, "bits & 1 ? result : A(0)", "result * A(bits & 1)"),
+    Mutant("NaN clipped", RECTIFIER, "passed < low ? low :", "!(passed >= low) ? low :"),
+    Mutant(
+        "bias after the rectifier",
+        KERNEL,
+        "T(rectifier(sums[j] + shift, passed >> j))",
+        "T(rectifier(sums[j], passed >> j) + shift)",
+    ),
+    Mutant("bias after a strip's rectifier", KERNEL, "rectifier(sums[p] + shift, ", "shift + rectifier(sums[p], "),
+    Mutant(
+        "bias after the rectifier of splits",
+        KERNEL,
+        "T(rectifier(sum, rectifier.bits(rectifier.bit(n, picture))))",
+        "T(rectifier(sum - (bias ? Sum(bias[(n - picture * elements) / plane]) : Sum(0)), "
+        "rectifier.bits(rectifier.bit(n, picture))) + (bias ? Sum(bias[(n - picture * elements) / plane]) : Sum(0)))",
+    ),
+    Mutant("bits of a strip's first pixel", KERNEL, "rectifier.bit(place, picture)", "rectifier.bit(first, picture)"),
     # Launch code.
+    Mutant("splits rectified one by one", LAUNCH, "(rectifier if splits == 1 else _Rectifier())", "rectifier"),
+    Mutant(
+        "limits swapped",
+        LAUNCH,
+        "scalar(self.low, dtype), scalar(self.high, dtype)",
+        "scalar(self.high, dtype), scalar(self.low, dtype)",
+    ),
     Mutant(
         "tiles and splits swapped",
         LAUNCH,
@@ -77,7 +108,7 @@ MUTANTS = (
         "return self.values, self.switches, self.mask",
         "return self.values, self.mask, self.switches",
     ),
-    Mutant("width of a number", LAUNCH, "Index(y.size), Index(math.prod(y.shape[2:]))", "Index(y.size), np.int16(y.shape[2])"),
+    Mutant("width of a number", LAUNCH, "Index(math.prod(y.shape[2:])),", "np.int16(y.shape[2]),"),
     Mutant("bias of every split", LAUNCH, "b if splits == 1 else None,", "b,"),
     Mutant("alignment of pictures", LAUNCH, "and source.values.data.ptr % (4 * source.values.itemsize) == 0", ""),
     Mutant("alignment of results", LAUNCH, 'math.prod(int(axis["size"]) for axis in axes) % pixels == 0', "True"),

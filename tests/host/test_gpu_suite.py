@@ -70,6 +70,7 @@ def test_the_suite_runs_from_end_to_end(tmp_path):
         "sanitizer",
         "tests",
         "convolution",
+        "rectified",
         "memory",
         "accelerate",
         "occlusion",

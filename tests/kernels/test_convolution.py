@@ -356,10 +356,12 @@ def test_unpooling_on_the_way_is_the_oracles_whatever_the_layout(layout, pooling
     outsize, W_shape, *how = layout
     shape = geometry.output_shape(outsize, W_shape[2:], *how[:3])
     assume(all(shape[n] + sum(pooling[2][n]) >= pooling[0][n] for n in range(2)))
-    g, switches, mask = unpooled(seed, shape, *pooling, channels=W_shape[0])
-    W, mask, run = normal(seed + 2, W_shape) / 4, mask if masked else None, kernels.unpooled_transposed_convolution_2d
-    y = run(g, switches, W, shape, *pooling[:3], mask, rectify, None, *how, outsize)
-    assert_close(y, in_two_steps(g, switches, W, shape, pooling[:3], mask, rectify, None, how, outsize))
+    g, switches, pool_mask = unpooled(seed, shape, *pooling, channels=W_shape[0])
+    W, run = normal(seed + 2, W_shape) / 4, kernels.unpooled_transposed_convolution_2d
+    before = oracle.relu_mask(normal(seed + 3, (2, W_shape[1] * how[3], *outsize)))
+    gate, mask = (pool_mask, None) if masked else (None, before)
+    y = run(g, switches, W, shape, *pooling[:3], gate, rectify, None, *how, outsize, mask, not rectify)
+    assert_close(y, in_two_steps(g, switches, W, shape, pooling[:3], gate, rectify, None, how, outsize, mask, not rectify))
 
 
 @poolings
@@ -464,6 +466,29 @@ def test_every_way_to_multiply(dtype, precision, factor, tolerance, layout, kern
     assert y.dtype == back.dtype == dtype
 
 
+def assert_rectified_as_afterwards(x, W, g, b, c, how):
+    """Holds what is rectified on the way to what is rectified afterwards, to the bit, infinite and NaN among the results."""
+    for signal in (x, g):
+        signal[0, 0, 0, 0], signal[-1, -1, -1, -1] = np.nan, np.inf
+    y = kernels.convolution_2d(x, W, b, *how)
+    for z in (np.inf, 0.3):
+        np.testing.assert_array_equal(kernels.convolution_2d(x, W, b, *how, z), kernels.clipped_relu(y, z))
+    back, given = kernels.transposed_convolution_2d(g, W, c, *how, x.shape[2:]), kernels.relu_mask(x)
+    for mask, rectify in ((given, False), (None, True), (given, True)):
+        rectified = kernels.transposed_convolution_2d(g, W, c, *how, x.shape[2:], mask, rectify)
+        np.testing.assert_array_equal(rectified, kernels.relu_reverse(back, mask, rectify))
+
+
+@cuda_only
+@products
+@ways
+def test_every_way_to_multiply_rectifies_as_afterwards(dtype, precision, factor, tolerance, layout, kernel):
+    from dcnn_kernels.cuda import settings
+
+    with settings.precision(precision):
+        assert_rectified_as_afterwards(*arrays(0, *layout, dtype=dtype), layout[2:])
+
+
 @cuda_only
 @ways
 def test_pixels_are_not_read_in_packs_where_they_begin_between_them(dtype, precision, factor, tolerance, launched):
@@ -517,12 +542,16 @@ NARROW = [
     ((9, 11), (5, 1, 3, 3), (1, 1), 5, "depthwise"),
     ((9, 11), (3, 1, 5, 7), (2, 2), 3, "depthwise"),
     ((9, 11), (3, 1, 3, 9), (1, 1), 3, "few_outputs"),
+    ((6, 6), (1, 7, 3, 3), (1, 1), 1, "few_outputs"),
+    ((8, 9), (2, 13, 3, 3), (1, 1), 1, "few_outputs"),
+    ((9, 10), (1, 7, 3, 3), (2, 2), 1, "few_outputs"),
 ]
+narrow = pytest.mark.parametrize(("shape", "W_shape", "stride", "groups", "kernel"), NARROW)
 
 
 @cuda_only
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(("shape", "W_shape", "stride", "groups", "kernel"), NARROW)
+@narrow
 def test_narrow_products_have_their_own_kernels(shape, W_shape, stride, groups, kernel, dtype, launched):
     layout = (shape, W_shape, stride, tuple((size // 2, size // 2) for size in W_shape[2:]), (1, 1), groups)
     x, W, g, b, c = arrays(0, *layout, dtype=dtype)
@@ -534,6 +563,42 @@ def test_narrow_products_have_their_own_kernels(shape, W_shape, stride, groups, 
     np.testing.assert_allclose(y, reference.convolution_2d(x, W, b, *layout[2:]), rtol=tolerance, atol=tolerance)
     expected = reference.transposed_convolution_2d(g, W, c, *layout[2:], shape)
     np.testing.assert_allclose(back, expected, rtol=tolerance, atol=tolerance)
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@narrow
+def test_narrow_products_rectify_as_afterwards(shape, W_shape, stride, groups, kernel, dtype):
+    layout = (shape, W_shape, stride, tuple((size // 2, size // 2) for size in W_shape[2:]), (1, 1), groups)
+    assert_rectified_as_afterwards(*arrays(0, *layout, dtype=dtype), layout[2:])
+
+
+#: From a pooled signal: filters and channels of a convolution, and the kernel of the way back through it.
+UNPOOLED = {(5, 3): "few_outputs", (2, 13): "few_terms", (12, 18): "implicit_gemm", (70, 19): "sum_splits"}
+
+
+@cuda_only
+@pytest.mark.parametrize("shape", [(7, 9), (6, 6)])
+@pytest.mark.parametrize("pooling", ["2x2", "3x3 stride 2"])
+@pytest.mark.parametrize(("filters", "channels"), UNPOOLED)
+@ways
+def test_unpooling_on_the_way_rectifies_as_afterwards(
+    dtype, precision, factor, tolerance, filters, channels, pooling, shape, launched
+):
+    from dcnn_kernels.cuda import settings
+
+    pooling = POOLINGS[pooling]
+    g, switches, pool_mask = unpooled(0, shape, *pooling, 3, filters, dtype)
+    g[0, 0, 0, 0], g[-1, -1, -1, -1] = np.nan, np.inf
+    W, b = (normal(2, (filters, channels, 3, 3)) / np.sqrt(filters * 9)).astype(dtype), normal(3, (channels,), dtype)
+    given = (g, switches, W, shape, *pooling[:3], pool_mask, True, b, 1, 1)
+    before = kernels.relu_mask(normal(4, (3, channels, *shape), dtype))
+    with settings.precision(precision):
+        y = kernels.unpooled_transposed_convolution_2d(*given)
+        assert launched[-1].startswith(UNPOOLED[filters, channels])
+        for mask, rectify in ((before, False), (None, True), (before, True)):
+            rectified = kernels.unpooled_transposed_convolution_2d(*given, mask=mask, rectify=rectify)
+            np.testing.assert_array_equal(rectified, kernels.relu_reverse(y, mask, rectify))
 
 
 @cuda_only

@@ -158,6 +158,19 @@ def test_both_directions(cudnn, shape, W_shape, stride, pad, dilate, groups, bac
     assert len(cudnn.handles) == 1
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_results_are_rectified_after_the_bias(cudnn, dtype):
+    x, W = normal(0, (2, 37, 5, 5), dtype), (normal(1, (38, 37, 3, 3)) / 16).astype(dtype)
+    b, c = normal(2, W.shape[:1], dtype), normal(3, W.shape[1:2], dtype)
+    y, mask = kernels.convolution_2d(x, W, b), kernels.relu_mask(x)
+    np.testing.assert_array_equal(kernels.convolution_2d(x, W, b, z=0.3), kernels.clipped_relu(y, 0.3))
+    for given in (c, None):
+        back = kernels.transposed_convolution_2d(y, W, given)
+        rectified = kernels.transposed_convolution_2d(y, W, given, mask=mask, rectify=True)
+        np.testing.assert_array_equal(rectified, kernels.relu_reverse(back, mask, True))
+    assert len(cudnn.executed) == 6
+
+
 x, W = normal(0, (2, 6, 5, 5), np.float32), normal(1, (7, 6, 3, 3), np.float32)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from dcnn_kernels.arrays import Array, BackendError
 from dcnn_kernels.cuda import cudnn
+from dcnn_kernels.cuda.elements import scalar
 from dcnn_kernels.cuda.launch import ctype, index_type, launch
 from dcnn_kernels.cuda.normalization import batch_normalization
 from dcnn_kernels.cuda.pooling import unpooling_2d
-from dcnn_kernels.cuda.relu import clipped_relu, relu_reverse
+from dcnn_kernels.cuda.relu import clipped_relu
 from dcnn_kernels.cuda.settings import current_engine, current_precision
 from dcnn_kernels.geometry import Pads, Pair, output_shape
 
@@ -135,6 +136,22 @@ class _Source(NamedTuple):
         return self.values, self.switches, self.mask
 
 
+class _Rectifier(NamedTuple):
+    """What results go through before they are written: 0 where a mask's bit isn't set, and clipped; unless told, nothing."""
+
+    mask: Array | None = None
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def idle(self) -> bool:
+        return self.mask is None and self.low == -math.inf and self.high == math.inf
+
+    def arguments(self, dtype: np.dtype[Any]) -> tuple[Array | np.floating | None, ...]:
+        mask = None if self.mask is None else cupy.ascontiguousarray(self.mask)
+        return mask, scalar(self.low, dtype), scalar(self.high, dtype)
+
+
 class _Math(NamedTuple):
     """A way to multiply.
 
@@ -173,8 +190,8 @@ def convolution_2d(
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(True, source.size, y.shape[2:], W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.convolution_2d, stride=stride, pad=pad, dilate=dilate)
-    _sum_products(source, W, b, y, layouts, by_cudnn)
-    return y if z is None else clipped_relu(y, z)
+    _sum_products(source, W, b, y, layouts, _Rectifier() if z is None else _Rectifier(low=0.0, high=z), by_cudnn)
+    return y
 
 
 def transposed_convolution_2d(
@@ -194,8 +211,8 @@ def transposed_convolution_2d(
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(False, source.size, outsize, W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.transposed_convolution_2d, stride=stride, pad=pad, dilate=dilate)
-    _sum_products(source, W, b, y, layouts, by_cudnn)
-    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
+    _sum_products(source, W, b, y, layouts, _way_back(mask, rectify), by_cudnn)
+    return y
 
 
 def unpooled_transposed_convolution_2d(
@@ -225,8 +242,13 @@ def unpooled_transposed_convolution_2d(
     pooling = _Pooling(g.shape[2:], pool_ksize, pool_stride, pool_pad, pool_rectify)
     g, switches = cupy.ascontiguousarray(g), cupy.ascontiguousarray(switches)
     source = _Source(g, insize, switches, None if pool_mask is None else cupy.ascontiguousarray(pool_mask), pooling)
-    _sum_products(source, W, b, y, _layouts(False, insize, outsize, W.shape, stride, pad, dilate, groups, pooling))
-    return y if mask is None and not rectify else relu_reverse(y, mask, rectify, 0.0)
+    layouts = _layouts(False, insize, outsize, W.shape, stride, pad, dilate, groups, pooling)
+    _sum_products(source, W, b, y, layouts, _way_back(mask, rectify))
+    return y
+
+
+def _way_back(mask: Array | None, rectify: bool) -> _Rectifier:
+    return _Rectifier(mask, 0.0 if rectify else -math.inf)
 
 
 def _struct(dtype: np.dtype[np.void], **fields: Any) -> np.void:
@@ -332,6 +354,7 @@ def _sum_products(
     b: Array | None,
     y: Array,
     layouts: tuple[np.void, ...],
+    rectifier: _Rectifier,
     by_cudnn: Callable[[Array, Array, Array], None] | None = None,
 ) -> None:
     """Writes y, one launch a layout, or has cuDNN write it: unasked only what would be a matrix product here."""
@@ -349,15 +372,15 @@ def _sum_products(
             if engine == "cudnn":
                 raise
         else:
-            if b is not None:
-                y += b[:, None, None]
+            if b is not None or not rectifier.idle:
+                _sum_splits(y, b, y, 1, rectifier)
             return
     if few_outputs:
-        _few_outputs(source, W, b, y, layouts)
+        _few_outputs(source, W, b, y, layouts, rectifier)
     elif few_terms:
-        _few_terms(source, W, b, y, layouts, terms)
+        _few_terms(source, W, b, y, layouts, rectifier, terms)
     else:
-        _implicit_gemm(source, W, b, y, layouts)
+        _implicit_gemm(source, W, b, y, layouts, rectifier)
 
 
 def _taps(layout: np.void) -> int:
@@ -372,7 +395,12 @@ def _pixels(y: Array, layout: np.void) -> int:
 def _index(source: _Source, y: Array, splits: int = 1) -> tuple[str, type[np.signedinteger]]:
     # Pooled, the source has more elements than its array. The last block's threads count on beyond the last pixel.
     elements = math.prod(source.values.shape[:2]) * math.prod(source.size)
-    return index_type(elements, splits * y.size + (1 << 16))
+    return index_type(elements, splits * y.size + (1 << 16), _bits(y))
+
+
+def _bits(y: Array) -> int:
+    """Bits of a mask of y, with those at the end of each row."""
+    return len(y) * _padded(math.prod(y.shape[1:]), 8)
 
 
 def _whole(layout: np.void, pixels: int) -> bool:
@@ -381,8 +409,11 @@ def _whole(layout: np.void, pixels: int) -> bool:
     return all(axis["step"] == 1 for axis in axes) and math.prod(int(axis["size"]) for axis in axes) % pixels == 0
 
 
-def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
+def _few_outputs(
+    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier
+) -> None:
     index, Index = _index(source, y)
+    through = rectifier.arguments(y.dtype)
     for layout in layouts:
         rows, columns = layout["rows"], layout["columns"]
         if _depthwise(source, layout):
@@ -394,7 +425,7 @@ def _few_outputs(source: _Source, W: Array, b: Array | None, y: Array, layouts: 
             kernel = f"few_outputs<{source.type(index)}, {layout['outputs']}, {pixels}, {index}>"
         strips = -(int(rows["outputs"]) // -pixels) * int(columns["outputs"])
         count = len(y) * int(layout["groups"]) * strips
-        launch(FILE, kernel, (-(count // -256),), (256,), (*source.arguments, layout, W, b, y, Index(count)))
+        launch(FILE, kernel, (-(count // -256),), (256,), (*source.arguments, layout, W, b, y, Index(count), *through))
 
 
 def _depthwise(source: _Source, layout: np.void) -> bool:
@@ -407,8 +438,11 @@ def _depthwise(source: _Source, layout: np.void) -> bool:
     )
 
 
-def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], terms: int) -> None:
+def _few_terms(
+    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier, terms: int
+) -> None:
     index, Index = _index(source, y)
+    through = rectifier.arguments(y.dtype)
     room = min(size for size in FEW_TERMS if size >= terms)
     each = FEW_TERMS[room]
     for layout in layouts:
@@ -419,11 +453,13 @@ def _few_terms(source: _Source, W: Array, b: Array | None, y: Array, layouts: tu
             f"few_terms<{source.type(index)}, {room}, {each}, {index}>",
             (parts * -(pixels // -(128 * each)),),
             (128,),
-            (*source.arguments, layout, W, b, y, Index(pixels), np.int32(_whole(layout, each))),
+            (*source.arguments, layout, W, b, y, Index(pixels), np.int32(_whole(layout, each)), *through),
         )
 
 
-def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...]) -> None:
+def _implicit_gemm(
+    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier
+) -> None:
     way = _way(y.dtype)
     groups, outputs, channels = (int(layouts[0][name]) for name in ("groups", "outputs", "channels"))
     words = 16 if source.pooling is None else way.pooled_words
@@ -437,6 +473,7 @@ def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts
     width = _padded(outputs, tile.outputs)
     index, Index = _index(source, y, splits)
     sums = y if splits == 1 else cupy.empty((splits, *y.shape), np.promote_types(y.dtype, np.float32))
+    through = (rectifier if splits == 1 else _Rectifier()).arguments(y.dtype)
     shape = f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, {words}>"
     for layout, depth_tiles in zip(layouts, tiles, strict=True):
         filters = cupy.empty((groups, depth_tiles * words, width), way.word)
@@ -466,16 +503,31 @@ def _implicit_gemm(source: _Source, W: Array, b: Array | None, y: Array, layouts
                 np.int32(depth_tiles),
                 np.int32(splits),
                 np.int32(_whole(layout, 4)),
+                *through,
             ),
         )
     if splits > 1:
-        launch(
-            FILE,
-            f"sum_splits<{ctype(y.dtype)}, {index}>",
-            (min(-(y.size // -256), MAX_BLOCKS),),
-            (256,),
-            (sums, b, y, np.int32(splits), Index(y.size), Index(math.prod(y.shape[2:])), np.int32(y.shape[1])),
-        )
+        _sum_splits(sums, b, y, splits, rectifier)
+
+
+def _sum_splits(parts: Array, b: Array | None, y: Array, splits: int, rectifier: _Rectifier) -> None:
+    index, Index = index_type(splits * y.size + 256 * MAX_BLOCKS, _bits(y))
+    launch(
+        FILE,
+        f"sum_splits<{ctype(parts.dtype)}, {ctype(y.dtype)}, {index}>",
+        (min(-(y.size // -256), MAX_BLOCKS),),
+        (256,),
+        (
+            parts,
+            b,
+            y,
+            np.int32(splits),
+            Index(y.size),
+            Index(math.prod(y.shape[2:])),
+            Index(math.prod(y.shape[1:])),
+            *rectifier.arguments(y.dtype),
+        ),
+    )
 
 
 def _way(dtype: np.dtype[Any]) -> _Math:

@@ -5,6 +5,7 @@
 #include "common.cuh"
 #include "layout.cuh"
 #include "mma.cuh"
+#include "rectifier.cuh"
 #include "signal.cuh"
 
 // How the matrix product multiplies. A word holds DEPTH elements that follow along k, a line LINE words that follow along k, so
@@ -317,16 +318,58 @@ struct Resident {
     static constexpr int BLOCKS = (WIDE ? 256 : Source::POOLED && Tile::THREADS == 128 ? 384 : 512) / Tile::THREADS;
 };
 
+// N pixels that follow one another, to which a thread writes results of one channel after the other. Where they are `whole`, they
+// follow one another in memory too, as an aligned pack.
+template <int N, typename Index>
+struct Targets {
+    Index plane;
+    Index places[N], bits[N];  // in y and in the rectifier's mask, of channel 0
+    Index left;                // pixels from the first one on: there may be fewer than N, or none
+    int whole;
+
+    template <typename A>
+    __device__ __forceinline__ Targets(const Layout& layout, const Rectifier<A, Index>& rectifier, Index first, Index pixels,
+                                       int whole)
+        : plane(static_cast<Index>(layout.rows.size) * layout.columns.size), left(pixels - first), whole(whole) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            const Pixel<Index> at(layout, min(whole ? first : first + j, pixels - 1));
+            places[j] = at.place(layout);
+            bits[j] = rectifier.bit(places[j], at.picture);
+        }
+    }
+
+    // Writes sums of a channel, shifted and rectified.
+    template <typename A, typename T>
+    __device__ __forceinline__ void write(int channel, const A (&sums)[N], A shift, const Rectifier<A, Index>& rectifier,
+                                          T* y) const {
+        if (left <= 0) return;
+        const Index above = channel * plane;
+        const unsigned passed = rectifier.bits(bits, above, whole);
+        Pack<T, N> results;
+#pragma unroll
+        for (int j = 0; j < N; ++j) results.values[j] = T(rectifier(sums[j] + shift, passed >> j));
+        if (whole) {
+            *reinterpret_cast<Pack<T, N>*>(y + above + places[0]) = results;
+        } else {
+#pragma unroll
+            for (int j = 0; j < N; ++j)
+                if (j < left) y[above + places[j]] = results.values[j];
+        }
+    }
+};
+
 // One tile of the product a block. With several splits each sums a part of k, to be added up by sum_splits.
 //   filters  of pack_filters, (groups, tiles * Tile::K, width)
 //   bias     (groups * outputs), or null
 //   y        (splits, batch, groups * outputs, rows, columns)
 //   whole    whether y's rows follow one another and four pixels at a time are aligned
+//   gate     mask of the rectifier, or null, as low and high are its limits; with several splits it must be idle
 template <typename Math, typename Source, typename Tile, typename Windows, typename Out, typename Index>
 __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, Index>::BLOCKS))
     implicit_gemm(const typename Math::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
                   const typename Math::Word* filters, const typename Math::Element* bias, Out* y, Index pixels, int width, int tiles,
-                  int splits, int whole) {
+                  int splits, int whole, const unsigned char* gate, typename Math::Sum low, typename Math::Sum high) {
     using Word = typename Math::Word;
     using Words = Pack<Word, 4>;
     constexpr int M = Tile::M, N = Tile::N, LINE = Math::LINE, LINES = Tile::K / LINE;
@@ -381,46 +424,39 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
         }
     }
 
-    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
-    const Index channels = static_cast<Index>(layout.groups) * layout.outputs;
-    y += split * (pixels / (static_cast<Index>(layout.rows.outputs) * layout.columns.outputs)) * channels * plane;
+    const Rectifier<typename Math::Sum, Index> rectifier(gate, low, high, layout);
+    y += split * (pixels / (static_cast<Index>(layout.rows.outputs) * layout.columns.outputs)) * rectifier.elements;
+    const Index pixel = first_pixel + column + lane % 4 * 4;
+    const Targets<4, Index> targets[2] = {{layout, rectifier, pixel, pixels, whole},
+                                          {layout, rectifier, pixel + 16, pixels, whole}};
 #pragma unroll
-    for (int p = 0; p < 2; ++p) {
-        const Index pixel = first_pixel + column + 16 * p + lane % 4 * 4;
-        if (pixel >= pixels) continue;
-        Index places[4];
+    for (int m = 0; m < Tile::WARP_M; ++m)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) places[j] = whole && j ? 0 : Pixel<Index>(layout, min(pixel + j, pixels - 1)).place(layout);
+        for (int i = 0; i < 4; ++i) {
+            const int output = first_row + row + 32 * m + Math::row(lane, i);
+            if (output >= layout.outputs) continue;
+            const int channel = group * layout.outputs + output;
+            const typename Math::Sum shift = bias ? typename Math::Sum(bias[channel]) : typename Math::Sum(0);
 #pragma unroll
-        for (int m = 0; m < Tile::WARP_M; ++m)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int output = first_row + row + 32 * m + Math::row(lane, i);
-                if (output >= layout.outputs) continue;
-                const int channel = group * layout.outputs + output;
-                const typename Math::Sum shift = bias ? typename Math::Sum(bias[channel]) : typename Math::Sum(0);
-                Pack<Out, 4> values;
-#pragma unroll
-                for (int j = 0; j < 4; ++j) values.values[j] = Out(sums[m][i][p][j] + shift);
-                if (whole) {
-                    *reinterpret_cast<Pack<Out, 4>*>(y + channel * plane + places[0]) = values;
-                } else {
-#pragma unroll
-                    for (int j = 0; j < 4; ++j)
-                        if (pixel + j < pixels) y[channel * plane + places[j]] = values.values[j];
-                }
-            }
-    }
+            for (int p = 0; p < 2; ++p) targets[p].write(channel, sums[m][i][p], shift, rectifier, y);
+        }
 }
 
-// Adds up what the splits of implicit_gemm summed, always in the same order.
-template <typename T, typename Index>
+// Adds up what the splits of implicit_gemm summed, always in the same order, and the bias, and rectifies that. One split that is y
+// itself may be what another library made.
+//   plane, elements  of a channel and of a picture
+template <typename Part, typename T, typename Index>
 __global__ void __launch_bounds__(256)
-    sum_splits(const Accumulate<T>* parts, const T* bias, T* y, int splits, Index size, Index plane, int channels) {
+    sum_splits(const Part* parts, const T* bias, T* y, int splits, Index size, Index plane, Index elements,
+               const unsigned char* gate, Accumulate<T> low, Accumulate<T> high) {
+    using Sum = Accumulate<T>;
+    const Rectifier<Sum, Index> rectifier(gate, low, high, elements);
     for (Index n = thread_index<Index>(); n < size; n += thread_count<Index>()) {
-        Accumulate<T> sum = parts[n];
-        for (int split = 1; split < splits; ++split) sum += parts[split * size + n];
-        y[n] = T(bias ? sum + Accumulate<T>(bias[n / plane % channels]) : sum);
+        Sum sum = Sum(parts[n]);
+        for (int split = 1; split < splits; ++split) sum += Sum(parts[split * size + n]);
+        const Index picture = n / elements;
+        if (bias) sum += Sum(bias[(n - picture * elements) / plane]);
+        y[n] = T(rectifier(sum, rectifier.bits(rectifier.bit(n, picture))));
     }
 }
 
@@ -441,17 +477,20 @@ struct Strip {
         picture = number / layout.groups;
     }
 
-    // Writes the sums of the group's output m.
+    // Writes the sums of the group's output m, shifted and rectified.
     template <typename T>
-    __device__ __forceinline__ void write(const Layout& layout, int m, const Accumulate<T> (&sums)[PIXELS], const T* bias, T* y) const {
+    __device__ __forceinline__ void write(const Layout& layout, int m, const Accumulate<T> (&sums)[PIXELS], const T* bias,
+                                          const Rectifier<Accumulate<T>, Index>& rectifier, T* y) const {
         const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
         const Index channel = static_cast<Index>(group) * layout.outputs + m;
         const Accumulate<T> shift = bias ? Accumulate<T>(bias[channel]) : Accumulate<T>(0);
-        y += (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
+        const Index first = (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
 #pragma unroll
         for (int p = 0; p < PIXELS; ++p)
-            if (u + p < layout.rows.outputs)
-                y[static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size] = T(sums[p] + shift);
+            if (u + p < layout.rows.outputs) {
+                const Index place = first + static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size;
+                y[place] = T(rectifier(sums[p] + shift, rectifier.bits(rectifier.bit(place, picture))));
+            }
     }
 };
 
@@ -460,7 +499,8 @@ struct Strip {
 template <typename Source, int OUTPUTS, int PIXELS, typename Index>
 __global__ void __launch_bounds__(256, 2)
     few_outputs(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-                const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count) {
+                const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count,
+                const unsigned char* gate, Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     constexpr int CHANNELS = 8;
     if (thread_index<Index>() >= count) return;
@@ -491,8 +531,9 @@ __global__ void __launch_bounds__(256, 2)
                 }
             }
     }
+    const Rectifier<Accumulate<T>, Index> rectifier(gate, low, high, layout);
 #pragma unroll
-    for (int m = 0; m < OUTPUTS; ++m) strip.write(layout, m, sums[m], bias, y);
+    for (int m = 0; m < OUTPUTS; ++m) strip.write(layout, m, sums[m], bias, rectifier, y);
 }
 
 // Groups of one channel and one output, ROWS x COLUMNS taps that lie side by side: each value read serves all of a thread's
@@ -500,7 +541,8 @@ __global__ void __launch_bounds__(256, 2)
 template <typename Source, int ROWS, int COLUMNS, int STRIDE, int PIXELS, typename Index>
 __global__ void __launch_bounds__(256, 2)
     depthwise(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count) {
+              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count,
+              const unsigned char* gate, Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     if (thread_index<Index>() >= count) return;
     const Strip<PIXELS, Index> strip(layout, thread_index<Index>());
@@ -523,7 +565,8 @@ __global__ void __launch_bounds__(256, 2)
                 if (i >= 0 && i < ROWS) sums[p] += weights[i][j] * value;
             }
         }
-    strip.write(layout, 0, sums, bias, y);
+    const Rectifier<Accumulate<T>, Index> rectifier(gate, low, high, layout);
+    strip.write(layout, 0, sums, bias, rectifier, y);
 }
 
 // Reads all TERMS of a few pixels' sums once, then makes OUTPUTS channels of them, one after the other, with the filters in
@@ -532,7 +575,8 @@ template <typename Source, int TERMS, int PIXELS, typename Index>
 __global__ void __launch_bounds__(128)
     few_terms(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
               const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index pixels,
-              int whole) {
+              int whole, const unsigned char* gate, Accumulate<typename Source::Element> low,
+              Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     using Sum = Accumulate<T>;
     constexpr int OUTPUTS = 32;
@@ -556,11 +600,9 @@ __global__ void __launch_bounds__(128)
     if (first >= pixels) return;
 
     T terms[PIXELS][TERMS];
-    Index places[PIXELS];
 #pragma unroll
     for (int p = 0; p < PIXELS; ++p) {
         const Pixel<Index> pixel(layout, min(first + p, pixels - 1));
-        places[p] = pixel.place(layout);
         const Source source({x, switches, mask}, layout, pixel.picture, group);
         int channel = 0, i = 0, j = 0;
 #pragma unroll
@@ -581,12 +623,10 @@ __global__ void __launch_bounds__(128)
         }
     }
 
-    const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
-    y += (static_cast<Index>(group) * layout.outputs + begin) * plane;
-    for (int m = 0; m < outputs; ++m, y += plane) {
-        Sum sums[PIXELS];
-#pragma unroll
-        for (int p = 0; p < PIXELS; ++p) sums[p] = shifts[m];
+    const Rectifier<Sum, Index> rectifier(gate, low, high, layout);
+    const Targets<PIXELS, Index> targets(layout, rectifier, first, pixels, whole);
+    for (int m = 0; m < outputs; ++m) {
+        Sum sums[PIXELS] = {};
 #pragma unroll
         for (int term = 0; term < TERMS; term += 4) {
             const Pack<Sum, 4> factors = *reinterpret_cast<const Pack<Sum, 4>*>(&filters[m][term]);
@@ -595,15 +635,6 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
                 for (int p = 0; p < PIXELS; ++p) sums[p] += factors.values[n] * Sum(terms[p][term + n]);
         }
-        if (whole) {
-            Pack<T, PIXELS> values;
-#pragma unroll
-            for (int p = 0; p < PIXELS; ++p) values.values[p] = T(sums[p]);
-            *reinterpret_cast<Pack<T, PIXELS>*>(y + places[0]) = values;
-        } else {
-#pragma unroll
-            for (int p = 0; p < PIXELS; ++p)
-                if (first + p < pixels) y[places[p]] = T(sums[p]);
-        }
+        targets.write(group * layout.outputs + begin + m, sums, shifts[m], rectifier, y);
     }
 }
