@@ -142,7 +142,7 @@ def test_a_peer_in_pieces_is_scaled_to_the_whole_job(clock):
 
 
 def test_a_short_call_is_warmed_after_its_rest_and_a_long_one_is_not(clock):
-    for length, calls in ((0.01, 2), (1.0, 1)):
+    for length, calls in ((0.01, 1 + runner.CALLS), (0.1, 2), (1.0, 1)):
         done = []
         contestant = runner.Contestant(lambda done=done, length=length: done.append(clock.now) or clock.pass_by(length))
         contestant()
@@ -150,6 +150,13 @@ def test_a_short_call_is_warmed_after_its_rest_and_a_long_one_is_not(clock):
         assert contestant.alone() == pytest.approx(length)
         assert len(done) == 1 + calls
         assert done[1] - before == pytest.approx(0.12)
+
+
+def test_the_least_of_brief_calls_counts(clock):
+    times = iter([0.001, 0.002, 0.005, 0.003, 0.004, 0.006, 0.007])
+    contestant = runner.Contestant(lambda: clock.pass_by(next(times)))
+    contestant()
+    assert contestant.alone() == pytest.approx(0.003)
 
 
 def test_rounds_that_were_disturbed_are_dropped_and_repeated(clock):
