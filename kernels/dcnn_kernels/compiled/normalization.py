@@ -1,6 +1,6 @@
-"""Local response normalization in one pass over each pixel's channels; its usual exponent, 3/4, by square roots.
+"""Batch normalization, and local response normalization in one pass over each pixel's channels.
 
-Other exponents stay with the reference, whose powers take vectors, and so does batch normalization, which memory bounds.
+The latter's usual exponent, 3/4, is taken by square roots; others stay with the reference, whose powers take vectors.
 """
 
 from __future__ import annotations
@@ -46,12 +46,29 @@ def batch_normalization(
     x: FloatArray, gamma: FloatArray, beta: FloatArray, mean: FloatArray, var: FloatArray, eps: float
 ) -> FloatArray:
     """See :func:`dcnn_kernels.batch_normalization`."""
-    return reference.batch_normalization(x, gamma, beta, mean, var, eps)
+    return _by_channel(x, mean, gamma / np.sqrt(var + eps), beta)
 
 
 def batch_normalization_adjoint(g: FloatArray, gamma: FloatArray, var: FloatArray, eps: float) -> FloatArray:
     """See :func:`dcnn_kernels.batch_normalization_adjoint`."""
-    return reference.batch_normalization_adjoint(g, gamma, var, eps)
+    return _by_channel(g, np.zeros_like(gamma), gamma / np.sqrt(var + eps), np.zeros_like(gamma))
+
+
+def _by_channel(x: FloatArray, mean: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArray:
+    """The mean is subtracted first: folded into one shift, a large one would cancel digits."""
+    planes = np.ascontiguousarray(x).reshape(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
+    y = np.empty_like(planes)
+    share(_scale, len(planes), planes.shape[1], planes, mean, scale, shift, y)
+    return y.reshape(x.shape)
+
+
+@parted
+def _scale(first, last, x, mean, scale, shift, y):
+    for plane in range(first, last):
+        channel, values, scaled = plane % len(mean), x[plane], y[plane]
+        less, by, more = mean[channel], scale[channel], shift[channel]
+        for n in range(len(values)):
+            scaled[n] = (values[n] - less) * by + more
 
 
 def _as_maps(x: FloatArray) -> FloatArray:
