@@ -32,9 +32,13 @@ def clipped_relu(x: FloatArray, z: float) -> FloatArray:
 
 @parted
 def _clip(first, last, x, z, y):
-    for n in range(first * CHUNK, min(len(x), last * CHUNK)):
-        value = x[n]  # NaN is neither
-        y[n] = 0 if value < 0 else z if value > z else value
+    zero = x.dtype.type(0)
+    for item in range(first, last):
+        values, clipped = x[item * CHUNK : (item + 1) * CHUNK], y[item * CHUNK : (item + 1) * CHUNK]
+        for n in range(len(values)):
+            value = values[n]  # NaN is neither
+            value = zero if value < zero else value
+            clipped[n] = z if value > z else value
 
 
 def leaky_relu(x: FloatArray, slope: float) -> FloatArray:
