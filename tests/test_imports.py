@@ -18,7 +18,7 @@ FLOORS = (
     ("fingerprint", "acceleration", "dataset", "saliency_map"),
     ("traceable_nodes", "functions"),
     ("graph", "layer_state"),
-    ("cuda_graphs",),
+    ("cuda_graphs", "evaluation"),
     ("traceable_chain", "recording", "receptive_field"),
     ("traceable_graph", "stages"),
     ("walk",),
