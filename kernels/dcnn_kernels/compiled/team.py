@@ -109,8 +109,8 @@ def _publisher(works):
         called = loop.get_call_type(typing, (types.int64, types.int64, *given), {})
 
         def generate(context, builder, signature, values):
-            result = loop.dispatcher.get_compile_result(called)
-            context.active_code_library.add_linking_library(result.library)
+            result = loop.dispatcher.get_compile_result(called)._asdict()
+            context.active_code_library.add_linking_library(result["library"])
             part = ir.Function(builder.module, _PART, builder.module.get_unique_name("part"))
             part.linkage = "internal"
             inner = ir.IRBuilder(part.append_basic_block())
@@ -120,7 +120,7 @@ def _publisher(works):
             taken = [_borrowed(context, inner, kind, value) for kind, value in zip(arguments, taken, strict=True)]
             if works:
                 taken[0] = _row(context, inner, arguments[0], taken[0], given[0], who)
-            function = context.declare_function(builder.module, result.fndesc)
+            function = context.declare_function(builder.module, result["fndesc"])
             status, _ = context.call_conv.call_function(inner, function, types.none, called.args, [first, last, *taken])
             inner.ret(inner.zext(status.is_error, ir.IntType(32)))
 
