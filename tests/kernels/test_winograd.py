@@ -68,25 +68,38 @@ def test_errors_stay_below_1e_5_of_the_largest_value(algorithm):
         assert error < 1e-5
 
 
-def test_transforms_multiply_polynomials():
-    """F(4, 3) of many rows side by side: the sums of four windows of three taps."""
+@pytest.mark.parametrize("turned", [True, False])
+def test_transforms_multiply_polynomials(turned):
+    """F(4x4, 3x3) of tiles side by side, of one channel, each with a filter of its own."""
+    from dcnn_kernels.compiled import tile_transforms as transforms
     from dcnn_kernels.compiled.jit import compiled
     from dcnn_kernels.compiled.microkernel import VECTOR
-    from dcnn_kernels.compiled.tile_transforms import transform_filters, transform_pixels, transform_sums
 
     @compiled
-    def windows(d, g, m, y, lanes):
-        transform_pixels(m, 0, lanes, d, 0, lanes, 4 * lanes)
-        transform_filters(m, 6 * lanes, lanes, g, 0, lanes, 0)
-        for n in range(6 * lanes):
-            m[n] *= m[6 * lanes + n]
-        transform_sums(y, 0, lanes, m, 0, lanes, 4 * lanes)
+    def windows(x, width, W, y, turned, lanes):
+        line, V, U = np.zeros(6 * 6 * lanes), np.zeros(36 * lanes), np.zeros(36 * lanes)
+        for i in range(6):
+            transforms.transform_line(line, 6 * i * lanes, -1, lanes, x, i * width, 0, width)
+        for j in range(6):
+            transforms.transform_pixels(V, j * lanes, 6 * lanes, line, j * lanes, 6 * lanes)
+        if turned:
+            transforms.transform_filters(True, U, 0, lanes, W, 0, lanes)
+        else:
+            transforms.transform_filters(False, U, 0, lanes, W, 0, lanes)
+        V *= U
+        for j in range(6):
+            transforms.transform_sums(line, j * lanes, 6 * lanes, V, j * lanes, 6 * lanes)
+        for i in range(4):
+            transforms.join_sums(y, 4 * i * lanes, 0, line, 6 * i * lanes, lanes)
 
     lanes = VECTOR // 8
-    d, g, m, y = normal(0, (6, lanes)), normal(1, (3, lanes)), np.zeros(12 * lanes), np.zeros((4, lanes))
-    windows(d.reshape(-1), g.reshape(-1), m, y.reshape(-1), lanes)
-    expected = np.stack([np.correlate(d[:, n], g[:, n]) for n in range(lanes)], axis=1)
-    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    x, W, y = normal(0, (6, 4 * lanes + 2)), normal(1, (lanes, 3, 3)), np.zeros((4, 4 * lanes))
+    windows(x.reshape(-1), x.shape[1], W.reshape(-1), y.reshape(-1), turned, lanes)
+    for n, filters in enumerate(W[:, ::-1, ::-1] if turned else W):
+        tile = oracle.convolution_2d(
+            x[None, None, :, 4 * n : 4 * n + 6], filters[None, None], None, (1, 1), ((0, 0), (0, 0)), (1, 1), 1
+        )
+        np.testing.assert_allclose(y[:, 4 * n : 4 * n + 4], tile[0, 0], rtol=1e-12, atol=1e-12)
 
 
 @shapes

@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 _features = binding.get_host_cpu_features()
 #: Bytes of a vector; rows of a block and most vectors of a row: its sums and a row of terms must fit the registers.
 VECTOR, ROWS, VECTORS = (64, 6, 4) if _features.get("avx512f") else (32 if _features.get("avx2") else 16, 4, 2)
+#: Bytes of a line of cache.
+LINE_BYTES = 64
 #: Most vectors of a block of one row.
 LINE = 8
 
@@ -87,10 +89,7 @@ def sums_of_products(
         left, right = (builder.gep(starts[n], [builder.load(builder.gep(steps[n], [d]))]) for n in range(2))
         if ahead is not types.none:
             place = builder.load(builder.gep(array(14, values[14]).data, [d]))
-            prefetch = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
-            prefetch = cgutils.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0i8")
-            place = builder.bitcast(builder.gep(starts[0], [place]), ir.IntType(8).as_pointer())
-            builder.call(prefetch, [place, *map(ir.IntType(32), (0, 3, 1))])
+            _fetch(builder, builder.gep(starts[0], [place]), False)
         terms = [builder.load(vector_at(right, n), align=size) for n in range(width)]
         totals = []
         for offset, row in zip(offsets, sums, strict=True):
@@ -112,6 +111,27 @@ def sums_of_products(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def fetch(typing, written, array, start, count):
+    """Has the lines of cache brought that ``count`` values of a flat array lie in; ``written``, a literal, if to be written."""
+    signature = types.void(written, array, types.int64, types.int64)
+
+    def generate(context, builder, signature, values):
+        integer, step = ir.IntType(64), LINE_BYTES // (array.dtype.bitwidth // 8)
+        with cgutils.for_range_slice(builder, values[2], builder.add(values[2], values[3]), integer(step), integer) as (at, _):
+            _fetch(builder, pointer_to(context, builder, array, values[1], at), written.literal_value)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _fetch(builder, pointer, written):
+    four = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[four] * 3])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(prefetch, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), *map(four, (int(written), 3, 1))])
 
 
 @intrinsic
@@ -147,8 +167,8 @@ def copy_inside(typing, step, target, target_start, source, source_start, first,
             pointer = pointer_to(context, builder, source, values[3], builder.add(values[4], integer(n * lanes)))
             numbers = [(n * lanes + k) // every if (n * lanes + k) % every == 0 else None for k in range(lanes)]
             read.append(masked_load(context, builder, target, pointer, numbers, least, count))
-        places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [n * every for n in range(lanes)])
-        read = _concatenated(builder, read)
+        places = places_of(n * every for n in range(lanes))
+        read = concatenated(builder, read)
         read = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
         pointer = pointer_to(context, builder, target, values[1], values[2])
         builder.store(read, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
@@ -158,65 +178,16 @@ def copy_inside(typing, step, target, target_start, source, source_start, first,
 
 
 @intrinsic
-def part(typing, target, target_start, target_step, source, source_start, first, last):
-    """Deals four vectors' values out: value n to place ``n // 4`` of the vector at ``target_start + n % 4 * target_step``.
-
-    Only values from ``first`` up to ``last`` are read; the others are 0.
-    """
-    word = types.int64
-    signature = types.void(target, word, word, source, word, word, word)
-
-    def generate(context, builder, signature, values):
-        lanes, vector = vector_of(context, target)
-        size, integer = target.dtype.bitwidth // 8, ir.IntType(64)
-        count, read = builder.sub(values[6], values[5]), []
-        for n in range(4):
-            pointer = pointer_to(context, builder, source, values[3], builder.add(values[4], integer(n * lanes)))
-            numbers = list(range(n * lanes, (n + 1) * lanes))
-            read.append(masked_load(context, builder, target, pointer, numbers, values[5], count))
-        read = _concatenated(builder, read)
-        for n in range(4):
-            places = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(n, 4 * lanes, 4)))
-            at = builder.add(values[1], builder.mul(values[2], integer(n)))
-            pointer = pointer_to(context, builder, target, values[0], at)
-            dealt = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
-            builder.store(dealt, builder.bitcast(pointer, vector.as_pointer()), align=size)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def join(typing, target, target_start, source, source_start, source_step):
-    """Takes from four vectors in turn: the reverse of :func:`part`."""
-    signature = types.void(target, types.int64, source, types.int64, types.int64)
-
-    def generate(context, builder, signature, values):
-        lanes, vector = vector_of(context, target)
-        read = []
-        for n in range(4):
-            at = builder.add(values[3], builder.mul(values[4], ir.IntType(64)(n)))
-            pointer = pointer_to(context, builder, source, values[2], at)
-            read.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8))
-        read = _concatenated(builder, read)
-        places = ir.Constant(ir.VectorType(ir.IntType(32), 4 * lanes), [n % 4 * lanes + n // 4 for n in range(4 * lanes)])
-        joined = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
-        pointer = pointer_to(context, builder, target, values[0], values[1])
-        builder.store(joined, builder.bitcast(pointer, joined.type.as_pointer()), align=target.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def rectify(typing, target, start, count, bias, scale, shift, limits, masked, bits, bit):
-    """Makes ``(value + bias) * scale + shift`` of a vector's first ``count`` values, clips them, and makes 0 where no bit is set.
+def rectify(typing, target, target_start, source, source_start, count, bias, scale, shift, limits, masked, bits, bit):
+    """Writes ``(value + bias) * scale + shift`` of ``count`` values of a vector, clipped, and 0 where no bit is set.
 
     Args:
         typing: Numba's own.
         target: Flat float array.
-        start: Of the vector.
-        count: Values to change, at most a vector's.
+        target_start: Where the results go.
+        source: Flat float array, of which a whole vector is read; may be ``target``.
+        source_start: Of the vector.
+        count: Values to write, at most a vector's.
         bias: Float, as the two that follow.
         scale: See above.
         shift: See above.
@@ -226,9 +197,10 @@ def rectify(typing, target, start, count, bias, scale, shift, limits, masked, bi
         bit: The number of the first value's.
     """
     word = types.int64
-    signature = types.void(target, word, word, *[target.dtype] * 3, limits, types.boolean, bits, word)
+    signature = types.void(target, word, source, word, word, *[target.dtype] * 3, limits, types.boolean, bits, word)
 
     def generate(context, builder, signature, values):
+        _, to, _, at, count, bias, scale, shift, _, some_masked, _, bit = values
         lanes, vector = vector_of(context, target)
         size, integer, four = target.dtype.bitwidth // 8, ir.IntType(64), ir.IntType(32)
         undefined, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(four, lanes), None)
@@ -236,29 +208,32 @@ def rectify(typing, target, start, count, bias, scale, shift, limits, masked, bi
         def broadcast(value):
             return builder.shuffle_vector(builder.insert_element(undefined, value, four(0)), undefined, everywhere)
 
-        pointer = builder.bitcast(pointer_to(context, builder, target, values[0], values[1]), vector.as_pointer())
-        before = builder.load(pointer, align=size)
-        result = builder.fadd(before, broadcast(values[3]))
+        pointer = builder.bitcast(pointer_to(context, builder, source, values[2], at), vector.as_pointer())
+        result = builder.fadd(builder.load(pointer, align=size), broadcast(bias))
         fma = ir.FunctionType(vector, [vector] * 3)
         fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{lanes}f{target.dtype.bitwidth}")
-        result = builder.call(fma, [result, broadcast(values[4]), broadcast(values[5])])
+        result = builder.call(fma, [result, broadcast(scale), broadcast(shift)])
         for n, comparison in enumerate("<>"):  # neither holds for NaN, which stays
-            limit = builder.load(pointer_to(context, builder, limits, values[6], integer(n)), align=size)
+            limit = builder.load(pointer_to(context, builder, limits, values[8], integer(n)), align=size)
             limit = broadcast(limit)
             result = builder.select(builder.fcmp_ordered(comparison, result, limit), limit, result)
         read = cgutils.alloca_once_value(builder, four(-1))
-        with builder.if_then(values[7]):
-            byte = builder.lshr(values[9], integer(3))
-            address = builder.bitcast(pointer_to(context, builder, bits, values[8], byte), four.as_pointer())
-            shift = builder.trunc(builder.and_(values[9], integer(7)), four)
-            builder.store(builder.lshr(builder.load(address, align=1), shift), read)
+        with builder.if_then(some_masked):
+            byte = builder.lshr(bit, integer(3))
+            address = builder.bitcast(pointer_to(context, builder, bits, values[10], byte), four.as_pointer())
+            rest = builder.trunc(builder.and_(bit, integer(7)), four)
+            builder.store(builder.lshr(builder.load(address, align=1), rest), read)
 
         def lanes_of(word):
             return builder.bitcast(builder.trunc(word, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
 
         result = builder.select(lanes_of(builder.load(read)), result, ir.Constant(vector, None))
-        beyond = builder.shl(four(-1), builder.trunc(values[2], four))
-        builder.store(builder.select(lanes_of(beyond), before, result), pointer, align=size)
+        within = builder.not_(builder.shl(integer(-1), count))
+        kind = f"v{lanes}f{target.dtype.bitwidth}"
+        store = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), four, ir.VectorType(ir.IntType(1), lanes)])
+        store = cgutils.get_or_insert_function(builder.module, store, f"llvm.masked.store.{kind}.p0{kind}")
+        pointer = builder.bitcast(pointer_to(context, builder, target, values[0], to), vector.as_pointer())
+        builder.call(store, [result, pointer, four(size), lanes_of(within)])
         return context.get_dummy_value()
 
     return signature, generate
@@ -283,11 +258,18 @@ def masked_load(context, builder, array, pointer, numbers, first, count):
     return builder.call(load, [pointer, four(array.dtype.bitwidth // 8), inside, ir.Constant(vector, None)])
 
 
-def _concatenated(builder, vectors):
+def concatenated(builder, vectors):
+    """Vectors, as many as a power of two, as one."""
     while len(vectors) > 1:
-        places = ir.Constant(ir.VectorType(ir.IntType(32), 2 * vectors[0].type.count), list(range(2 * vectors[0].type.count)))
+        places = places_of(range(2 * vectors[0].type.count))
         vectors = [builder.shuffle_vector(*pair, places) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
     return vectors[0]
+
+
+def places_of(places):
+    """The lanes that a shuffle takes."""
+    places = list(places)
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
 
 
 def vector_of(context, array):

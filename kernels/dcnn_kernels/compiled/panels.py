@@ -115,9 +115,9 @@ def _multiply(
                 start, to = group * group_step + m * made_step + c * taken_step, origin + (m - top) * row
                 channel = group * made + m
                 if c == 0:
-                    _sums(together, broad, W, start, made_step, of_W, memory, of_x, bias, channel, out, to, row, soon)
+                    panel_of_sums(together, broad, W, start, made_step, of_W, memory, 0, of_x, bias, channel, out, to, row, soon)
                 else:
-                    _sums(together, broad, W, start, made_step, of_W, memory, of_x, None, 0, out, to, row, soon)
+                    panel_of_sums(together, broad, W, start, made_step, of_W, memory, 0, of_x, None, 0, out, to, row, soon)
                 m += together
             together = ROWS if bottom - top >= ROWS else 1
         _deliver(y, target, out, origin, row, whole, group * made + top, bottom - top, begin, end, rectifier)
@@ -142,24 +142,25 @@ def _deliver(y, target, out, origin, row, whole, channel, count, begin, end, rec
 
 
 @compiled
-def _sums(rows, vectors, W, start, made_step, weights, panel, steps, bias, channel, out, to, row, ahead):
+def panel_of_sums(rows, vectors, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead):
+    """:func:`sums_of_products` of 1 or ``ROWS`` rows and up to ``VECTORS`` vectors."""
     if rows == 1:
         if vectors > 3:
-            sums_of_products(1, VECTORS, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+            sums_of_products(1, VECTORS, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
         elif vectors > 2:
-            sums_of_products(1, 3, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+            sums_of_products(1, 3, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
         elif vectors > 1:
-            sums_of_products(1, 2, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+            sums_of_products(1, 2, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
         else:
-            sums_of_products(1, 1, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+            sums_of_products(1, 1, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
     elif vectors > 3:
-        sums_of_products(ROWS, VECTORS, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+        sums_of_products(ROWS, VECTORS, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
     elif vectors > 2:
-        sums_of_products(ROWS, 3, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+        sums_of_products(ROWS, 3, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
     elif vectors > 1:
-        sums_of_products(ROWS, 2, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+        sums_of_products(ROWS, 2, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
     else:
-        sums_of_products(ROWS, 1, W, start, made_step, weights, panel, 0, steps, bias, channel, out, to, row, ahead)
+        sums_of_products(ROWS, 1, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, ahead)
 
 
 @compiled

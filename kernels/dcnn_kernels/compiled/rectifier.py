@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..reference.im2col import FloatArray
 from ..reference.relu import Mask
 from .jit import compiled
-from .microkernel import VECTOR, rectify
+from .microkernel import VECTOR, copy, rectify
 from .relu import bits_of
 
 #: Bytes that are read at once, of which the last may lie behind a mask.
@@ -64,16 +64,36 @@ def rectifier(
 def rectify_line(line, start, count, bias, rectifier, sample, channel, first):
     """Adds a bias to ``count`` values from ``start`` on, and scales and rectifies them.
 
-    They are a sample's from element ``first`` on, of one channel.
-
-    Up to a vector of what lies behind them is read, and written as it was.
+    They are a sample's from element ``first`` on, of one channel. Up to a vector of what lies behind them is read.
     """
+    if not rectifier.idle or bias != 0:
+        write_line(line, start, line, start, count, bias, rectifier, sample, channel, first)
+
+
+@compiled
+def write_line(target, to, line, at, count, bias, rectifier, sample, channel, first):
+    """Writes to ``target``, from ``to`` on, what :func:`rectify_line` makes of the line's values from ``at`` on."""
     if rectifier.idle and bias == 0:
+        copy(target, to, line, at, count)
         return
     scale, shift = line.dtype.type(1), line.dtype.type(0)
     if rectifier.scaled:
         scale, shift = rectifier.scale[channel], rectifier.shift[channel]
     lanes, bit = VECTOR // line.itemsize, 8 * sample * rectifier.pitch + first
     for n in range(0, count, lanes):
-        some = min(lanes, count - n)
-        rectify(line, start + n, some, bias, scale, shift, rectifier.limits, rectifier.masked, rectifier.bits, bit + n)
+        some, here = min(lanes, count - n), bit + n
+        # Arrays with names of their own would be counted.
+        rectify(
+            target,
+            to + n,
+            line,
+            at + n,
+            some,
+            bias,
+            scale,
+            shift,
+            rectifier.limits,
+            rectifier.masked,
+            rectifier.bits,
+            here,
+        )

@@ -26,6 +26,9 @@ PATIENCE = 1 << 14
 #: Bytes that the rows of several threads' memory are multiples of: a line of cache.
 LINE = 64
 
+#: Bytes of memory that a thread keeps for the loops it runs, at most, for each of two uses.
+KEPT = 64 << 20
+
 _own = threading.local()
 _core_of_caller = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
 
@@ -78,13 +81,31 @@ def _state() -> npt.NDArray[np.int64]:
     return state
 
 
+def kept(size: int, dtype: Any) -> npt.NDArray[Any]:
+    """Memory for what a loop leaves to the next, as it was left: fresh memory costs more than to write there.
+
+    Args:
+        size: Values.
+        dtype: Of the values.
+    """
+    return _memory("between", size * np.dtype(dtype).itemsize).view(dtype)
+
+
 def _memories(rows: int, size: int, dtype: Any) -> npt.NDArray[Any]:
-    """Memory for a loop that the calling thread runs, a row for each thread: fresh memory costs more than what is done there."""
+    """Memory for a loop that the calling thread runs, a row for each thread."""
     width = -(-size * np.dtype(dtype).itemsize // LINE) * LINE
-    if not hasattr(_own, "memory") or _own.memory.nbytes < rows * width:
-        _own.memory = np.empty(rows * width, np.uint8)
-    memories: npt.NDArray[Any] = _own.memory[: rows * width].view(dtype).reshape(rows, -1)
+    memories: npt.NDArray[Any] = _memory("within", rows * width).view(dtype).reshape(rows, -1)
     return memories
+
+
+def _memory(name: str, size: int) -> npt.NDArray[np.uint8]:
+    """So many bytes of the calling thread's own."""
+    memory: npt.NDArray[np.uint8] | None = getattr(_own, name, None)
+    if memory is None or memory.nbytes < size:
+        memory = np.empty(size, np.uint8)
+        if size <= KEPT:
+            setattr(_own, name, memory)
+    return memory[:size]
 
 
 class _Team:
