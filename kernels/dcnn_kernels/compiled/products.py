@@ -17,7 +17,7 @@ from ..geometry import Pair
 from ..reference.im2col import FloatArray
 from .jit import compiled
 from .layout import lay_out
-from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, copy_inside, sums_of_products
+from .microkernel import LINE, ROWS, VECTOR, VECTORS, copy, copy_inside, fetch, sums_of_products
 from .rectifier import Rectifier, rectify_line
 from .team import parted
 from .threads import cores, share
@@ -193,6 +193,7 @@ def _bands(
             for c in range(taken):
                 start = (sample * channels + group * taken + c) * picture[1] * picture[2]
                 to = c * (size // taken)
+                fetch(False, x, start + (picture[1] + max(0, top + begin * down)) * picture[2], height * down * picture[2])
                 lay_out(x, start, picture[1], picture[2], memory, to, down, across, tall, pitch, top + begin * down, left)
         stop = made * (part + 1) // parts
         m = made * part // parts

@@ -46,7 +46,7 @@ class Tiling(NamedTuple):
         down: Lines of tiles of a picture.
         across: Tiles of a line.
         batch: Tiles of all pictures.
-        blocks: Blocks of them, equal but for a vector.
+        blocks: Blocks of them; the last may be smaller.
         tiles: Places of a block, whole vectors.
         gap: Values between planes, so that they begin at different places in the cache.
         row: Values from one transformed filter to the next.
@@ -75,11 +75,11 @@ def tiling_of(y: FloatArray, filters: Filters, first: tuple[int, int] = (0, 0)) 
     lanes = VECTOR // y.itemsize
     down, across = math.ceil(rows / 4), math.ceil(columns / 4)
     vectors = math.ceil(batch * down * across / lanes)
-    blocks = max(1, math.ceil(vectors / max(1, TILES // lanes)))
+    width = max(1, min(vectors, TILES // lanes))
     wide = math.ceil(filters.taken / lanes) * lanes
     wide += lanes if wide % (8 * lanes) == 0 else 0  # else rows would begin at the same few places in the cache
     row, step = (1, SOME) if filters.made_step < filters.taken_step else (wide, 1)
-    places = (down, across, batch * down * across, blocks, math.ceil(vectors / blocks) * lanes, 5 * lanes)
+    places = (down, across, batch * down * across, math.ceil(vectors / width), width * lanes, 5 * lanes)
     return Tiling(filters.taken, filters.made, *first, *places, row, step, SOME * wide + lanes)
 
 
@@ -109,7 +109,7 @@ def multiply(y: FloatArray, x: FloatArray, filters: Filters, first: tuple[int, i
     weights = (filters.W, filters.made_step, filters.taken_step, turned)
     tables = _tables(taken, tiles, tiling.row, tiling.step, tiling.plane, dtype.itemsize)
     through = (*tables, filters.bias, rectifier, tiling)
-    if blocks < 2 * cores() or parts * some_filters > blocks * pixels:
+    if blocks < max(2, cores()):
         V = kept(blocks * pixels, dtype)
         share(_transform_pixels, blocks * taken, 36 * tiles, V, x, tiling, room=(for_pixels, dtype))
         share(_multiply_filters, parts, SOME * blocks * work, y, V, *weights, *through, room=(some_filters + for_sums, dtype))
@@ -132,11 +132,11 @@ def _tables(taken: int, tiles: int, row: int, step: int, plane: int, itemsize: i
 def _transform_pixels(first, last, memory, V, x, tiling):
     """Pixels of all blocks, one channel after the other."""
     size, there = 36 * (tiling.taken * tiling.tiles + tiling.gap), -1
-    lines = _lines_of(0, VECTOR // V.itemsize, tiling)
+    lines = _lines_of(0, tiling)
     for item in range(first, last):
         block, channel = item // tiling.taken, item % tiling.taken
         if block != there:
-            there, lines = block, _lines_of(block, VECTOR // V.itemsize, tiling)
+            there, lines = block, _lines_of(block, tiling)
         _gather(memory, V, block * size, x, lines, channel, channel + 1, tiling)
 
 
@@ -150,7 +150,7 @@ def _multiply_filters(
         begin, end = number * SOME, min((number + 1) * SOME, tiling.made)
         _filters(memory, 0, W, begin, end, made_step, taken_step, turned, tiling)
         for block in range(tiling.blocks):
-            lines = _lines_of(block, VECTOR // V.itemsize, tiling)
+            lines = _lines_of(block, tiling)
             _sums(own, y, V, block * size, memory, 0, channels, terms, ahead, lines, begin, end, bias, rectifier, tiling)
 
 
@@ -169,7 +169,7 @@ def _multiply_pixels(first, last, memory, y, x, U, channels, terms, ahead, bias,
     size = 36 * (tiling.taken * tiling.tiles + tiling.gap)
     V, own, lanes = memory[:size], memory[size:], VECTOR // y.itemsize
     for block in range(first, last):
-        lines = _lines_of(block, lanes, tiling)
+        lines = _lines_of(block, tiling)
         _gather(own, V, 0, x, lines, 0, tiling.taken, tiling)
         for number in range((tiling.made + SOME - 1) // SOME):
             begin, end = number * SOME, min((number + 1) * SOME, tiling.made)
@@ -178,10 +178,9 @@ def _multiply_pixels(first, last, memory, y, x, U, channels, terms, ahead, bias,
 
 
 @compiled
-def _lines_of(block, lanes, tiling):
+def _lines_of(block, tiling):
     """Lines of tiles, or parts of lines, of a block: the first one's place, sample, line and number in the line, and how many."""
-    vectors = (tiling.batch + lanes - 1) // lanes
-    tile, last = vectors * block // tiling.blocks * lanes, min(tiling.batch, vectors * (block + 1) // tiling.blocks * lanes)
+    tile, last = block * tiling.tiles, min(tiling.batch, (block + 1) * tiling.tiles)
     lines = np.empty((last - tile, 5), np.int64)
     place = count = 0
     while tile < last:
