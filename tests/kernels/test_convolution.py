@@ -468,7 +468,18 @@ def test_every_way_to_multiply(dtype, precision, factor, tolerance, layout, kern
 
 
 def assert_rectified_as_afterwards(x, W, g, b, c, how):
-    """Holds what is rectified on the way to what is rectified afterwards, to the bit, infinite and NaN among the results."""
+    """Holds what is rectified on the way to what is rectified afterwards, to the bit, infinite and NaN among the results.
+
+    And what is scaled and shifted on the way to what is so afterwards.
+    """
+    scale, shift = normal(5, b.shape, b.dtype), normal(6, b.shape, b.dtype)
+    for bias in (None, b):
+        exactly = kernels.convolution_2d(x, W, bias, *how).astype(np.float64) * scale[:, None, None] + shift[:, None, None]
+        tolerance = 8 * np.finfo(x.dtype).eps * np.abs(exactly).max()
+        for z in (None, np.inf, 0.3):
+            y = kernels.convolution_2d(x, W, bias, *how, z, scale, shift)
+            assert y.dtype == x.dtype
+            np.testing.assert_allclose(y, exactly if z is None else np.clip(exactly, 0, z), rtol=0, atol=tolerance)
     for signal in (x, g):
         signal[0, 0, 0, 0], signal[-1, -1, -1, -1] = np.nan, np.inf
     y = kernels.convolution_2d(x, W, b, *how)

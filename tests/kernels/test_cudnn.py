@@ -159,16 +159,20 @@ def test_both_directions(cudnn, shape, W_shape, stride, pad, dilate, groups, bac
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_results_are_rectified_after_the_bias(cudnn, dtype):
+def test_results_are_scaled_and_rectified_after_the_bias(cudnn, dtype):
     x, W = normal(0, (2, 37, 5, 5), dtype), (normal(1, (38, 37, 3, 3)) / 16).astype(dtype)
     b, c = normal(2, W.shape[:1], dtype), normal(3, W.shape[1:2], dtype)
     y, mask = kernels.convolution_2d(x, W, b), kernels.relu_mask(x)
     np.testing.assert_array_equal(kernels.convolution_2d(x, W, b, z=0.3), kernels.clipped_relu(y, 0.3))
+    scale, shift = normal(4, b.shape, dtype), normal(5, b.shape, dtype)
+    expected = np.maximum(y.astype(np.float64) * scale[:, None, None] + shift[:, None, None], 0)
+    scaled = kernels.convolution_2d(x, W, b, z=np.inf, scale=scale, shift=shift)
+    np.testing.assert_allclose(scaled, expected, rtol=0, atol=8 * np.finfo(dtype).eps * expected.max())
     for given in (c, None):
         back = kernels.transposed_convolution_2d(y, W, given)
         rectified = kernels.transposed_convolution_2d(y, W, given, mask=mask, rectify=True)
         np.testing.assert_array_equal(rectified, kernels.relu_reverse(back, mask, True))
-    assert len(cudnn.executed) == 6
+    assert len(cudnn.executed) == 7
 
 
 x, W = normal(0, (2, 6, 5, 5), np.float32), normal(1, (7, 6, 3, 3), np.float32)

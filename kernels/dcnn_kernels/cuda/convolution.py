@@ -15,9 +15,7 @@ from dcnn_kernels.arrays import Array, BackendError
 from dcnn_kernels.cuda import cudnn
 from dcnn_kernels.cuda.elements import scalar
 from dcnn_kernels.cuda.launch import ctype, index_type, launch
-from dcnn_kernels.cuda.normalization import batch_normalization
 from dcnn_kernels.cuda.pooling import unpooling_2d
-from dcnn_kernels.cuda.relu import clipped_relu
 from dcnn_kernels.cuda.settings import current_engine, current_precision
 from dcnn_kernels.geometry import Pads, Pair, output_shape
 
@@ -137,19 +135,25 @@ class _Source(NamedTuple):
 
 
 class _Rectifier(NamedTuple):
-    """What results go through before they are written: 0 where a mask's bit isn't set, and clipped; unless told, nothing."""
+    """What sums go through before they are written; unless told, nothing.
 
+    By channel a bias is added, then they are scaled and shifted; they become 0 where a mask's bit isn't set, and are clipped.
+    """
+
+    bias: Array | None = None
+    scale: Array | None = None
+    shift: Array | None = None
     mask: Array | None = None
     low: float = -math.inf
     high: float = math.inf
 
     @property
     def idle(self) -> bool:
-        return self.mask is None and self.low == -math.inf and self.high == math.inf
+        return all(array is None for array in self[:4]) and self.low == -math.inf and self.high == math.inf
 
     def arguments(self, dtype: np.dtype[Any]) -> tuple[Array | np.floating | None, ...]:
-        mask = None if self.mask is None else cupy.ascontiguousarray(self.mask)
-        return mask, scalar(self.low, dtype), scalar(self.high, dtype)
+        arrays = (None if array is None else cupy.ascontiguousarray(array) for array in self[:4])
+        return *arrays, scalar(self.low, dtype), scalar(self.high, dtype)
 
 
 class _Math(NamedTuple):
@@ -182,15 +186,12 @@ def convolution_2d(
     shift: Array | None,
 ) -> Array:
     """See :func:`dcnn_kernels.convolution_2d`."""
-    if scale is not None and shift is not None:
-        y = convolution_2d(x, W, b, stride, pad, dilate, groups, None, None, None)
-        y = batch_normalization(y, scale, shift, cupy.zeros_like(scale), cupy.ones_like(scale), 0.0)
-        return y if z is None else clipped_relu(y, z)
     y = cupy.empty((len(x), len(W), *output_shape(x.shape, W.shape[2:], stride, pad, dilate)), x.dtype)
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(True, source.size, y.shape[2:], W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.convolution_2d, stride=stride, pad=pad, dilate=dilate)
-    _sum_products(source, W, b, y, layouts, _Rectifier() if z is None else _Rectifier(low=0.0, high=z), by_cudnn)
+    rectifier = _Rectifier(b, scale, shift)
+    _sum_products(source, W, y, layouts, rectifier if z is None else rectifier._replace(low=0.0, high=z), by_cudnn)
     return y
 
 
@@ -211,7 +212,7 @@ def transposed_convolution_2d(
     source = _Source(cupy.ascontiguousarray(x), x.shape[2:])
     layouts = _layouts(False, source.size, outsize, W.shape, stride, pad, dilate, groups, None)
     by_cudnn = partial(cudnn.transposed_convolution_2d, stride=stride, pad=pad, dilate=dilate)
-    _sum_products(source, W, b, y, layouts, _way_back(mask, rectify), by_cudnn)
+    _sum_products(source, W, y, layouts, _way_back(b, mask, rectify), by_cudnn)
     return y
 
 
@@ -243,12 +244,12 @@ def unpooled_transposed_convolution_2d(
     g, switches = cupy.ascontiguousarray(g), cupy.ascontiguousarray(switches)
     source = _Source(g, insize, switches, None if pool_mask is None else cupy.ascontiguousarray(pool_mask), pooling)
     layouts = _layouts(False, insize, outsize, W.shape, stride, pad, dilate, groups, pooling)
-    _sum_products(source, W, b, y, layouts, _way_back(mask, rectify))
+    _sum_products(source, W, y, layouts, _way_back(b, mask, rectify))
     return y
 
 
-def _way_back(mask: Array | None, rectify: bool) -> _Rectifier:
-    return _Rectifier(mask, 0.0 if rectify else -math.inf)
+def _way_back(b: Array | None, mask: Array | None, rectify: bool) -> _Rectifier:
+    return _Rectifier(b, mask=mask, low=0.0 if rectify else -math.inf)
 
 
 def _struct(dtype: np.dtype[np.void], **fields: Any) -> np.void:
@@ -351,7 +352,6 @@ def _divisor(number: int) -> tuple[int, int]:
 def _sum_products(
     source: _Source,
     W: Array,
-    b: Array | None,
     y: Array,
     layouts: tuple[np.void, ...],
     rectifier: _Rectifier,
@@ -360,7 +360,7 @@ def _sum_products(
     """Writes y, one launch a layout, or has cuDNN write it: unasked only what would be a matrix product here."""
     if not y.size:
         return
-    W, b = cupy.ascontiguousarray(W), None if b is None else cupy.ascontiguousarray(b)
+    W = cupy.ascontiguousarray(W)
     outputs, terms = int(layouts[0]["outputs"]), int(layouts[0]["channels"]) * max(map(_taps, layouts))
     few_outputs = outputs <= FEW_OUTPUTS and (terms <= FEW_OUTPUTS_TERMS or y.size >= FEW_OUTPUTS_SIZE)
     few_terms = terms <= max(FEW_TERMS)
@@ -372,15 +372,15 @@ def _sum_products(
             if engine == "cudnn":
                 raise
         else:
-            if b is not None or not rectifier.idle:
-                _sum_splits(y, b, y, 1, rectifier)
+            if not rectifier.idle:
+                _sum_splits(y, y, 1, rectifier)
             return
     if few_outputs:
-        _few_outputs(source, W, b, y, layouts, rectifier)
+        _few_outputs(source, W, y, layouts, rectifier)
     elif few_terms:
-        _few_terms(source, W, b, y, layouts, rectifier, terms)
+        _few_terms(source, W, y, layouts, rectifier, terms)
     else:
-        _implicit_gemm(source, W, b, y, layouts, rectifier)
+        _implicit_gemm(source, W, y, layouts, rectifier)
 
 
 def _taps(layout: np.void) -> int:
@@ -409,11 +409,9 @@ def _whole(layout: np.void, pixels: int) -> bool:
     return all(axis["step"] == 1 for axis in axes) and math.prod(int(axis["size"]) for axis in axes) % pixels == 0
 
 
-def _few_outputs(
-    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier
-) -> None:
+def _few_outputs(source: _Source, W: Array, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier) -> None:
     index, Index = _index(source, y)
-    through = rectifier.arguments(y.dtype)
+    finish = rectifier.arguments(y.dtype)
     for layout in layouts:
         rows, columns = layout["rows"], layout["columns"]
         if _depthwise(source, layout):
@@ -425,7 +423,7 @@ def _few_outputs(
             kernel = f"few_outputs<{source.type(index)}, {layout['outputs']}, {pixels}, {index}>"
         strips = -(int(rows["outputs"]) // -pixels) * int(columns["outputs"])
         count = len(y) * int(layout["groups"]) * strips
-        launch(FILE, kernel, (-(count // -256),), (256,), (*source.arguments, layout, W, b, y, Index(count), *through))
+        launch(FILE, kernel, (-(count // -256),), (256,), (*source.arguments, layout, W, y, Index(count), *finish))
 
 
 def _depthwise(source: _Source, layout: np.void) -> bool:
@@ -438,11 +436,9 @@ def _depthwise(source: _Source, layout: np.void) -> bool:
     )
 
 
-def _few_terms(
-    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier, terms: int
-) -> None:
+def _few_terms(source: _Source, W: Array, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier, terms: int) -> None:
     index, Index = _index(source, y)
-    through = rectifier.arguments(y.dtype)
+    finish = rectifier.arguments(y.dtype)
     room = min(size for size in FEW_TERMS if size >= terms)
     each = FEW_TERMS[room]
     for layout in layouts:
@@ -453,13 +449,11 @@ def _few_terms(
             f"few_terms<{source.type(index)}, {room}, {each}, {index}>",
             (parts * -(pixels // -(128 * each)),),
             (128,),
-            (*source.arguments, layout, W, b, y, Index(pixels), np.int32(_whole(layout, each)), *through),
+            (*source.arguments, layout, W, y, Index(pixels), np.int32(_whole(layout, each)), *finish),
         )
 
 
-def _implicit_gemm(
-    source: _Source, W: Array, b: Array | None, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier
-) -> None:
+def _implicit_gemm(source: _Source, W: Array, y: Array, layouts: tuple[np.void, ...], rectifier: _Rectifier) -> None:
     way = _way(y.dtype)
     groups, outputs, channels = (int(layouts[0][name]) for name in ("groups", "outputs", "channels"))
     words = 16 if source.pooling is None else way.pooled_words
@@ -473,7 +467,7 @@ def _implicit_gemm(
     width = _padded(outputs, tile.outputs)
     index, Index = _index(source, y, splits)
     sums = y if splits == 1 else cupy.empty((splits, *y.shape), np.promote_types(y.dtype, np.float32))
-    through = (rectifier if splits == 1 else _Rectifier()).arguments(y.dtype)
+    finish = (rectifier if splits == 1 else _Rectifier()).arguments(y.dtype)
     shape = f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, {words}>"
     for layout, depth_tiles in zip(layouts, tiles, strict=True):
         filters = cupy.empty((groups, depth_tiles * words, width), way.word)
@@ -496,21 +490,20 @@ def _implicit_gemm(
                 *source.arguments,
                 layout,
                 filters,
-                b if splits == 1 else None,
                 sums,
                 Index(pixels),
                 np.int32(width),
                 np.int32(depth_tiles),
                 np.int32(splits),
                 np.int32(_whole(layout, 4)),
-                *through,
+                *finish,
             ),
         )
     if splits > 1:
-        _sum_splits(sums, b, y, splits, rectifier)
+        _sum_splits(sums, y, splits, rectifier)
 
 
-def _sum_splits(parts: Array, b: Array | None, y: Array, splits: int, rectifier: _Rectifier) -> None:
+def _sum_splits(parts: Array, y: Array, splits: int, rectifier: _Rectifier) -> None:
     index, Index = index_type(splits * y.size + 256 * MAX_BLOCKS, _bits(y))
     launch(
         FILE,
@@ -519,7 +512,6 @@ def _sum_splits(parts: Array, b: Array | None, y: Array, splits: int, rectifier:
         (256,),
         (
             parts,
-            b,
             y,
             np.int32(splits),
             Index(y.size),

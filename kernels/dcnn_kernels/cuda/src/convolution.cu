@@ -277,7 +277,8 @@ struct Contiguous {
     };
 };
 
-// Writes the filters as the product's left matrix, line by line with k in the order of Unit, zeros where padded. A thread takes one output and the DEPTH channels of a word through all taps.
+// Writes the filters as the product's left matrix, line by line with k in the order of Unit, zeros where padded. A thread takes one
+// output and the DEPTH channels of a word through all taps.
 template <typename Math, int CHANNELS>
 __global__ void __launch_bounds__(256)
     pack_filters(const typename Math::Element* W, Layout layout, typename Math::Word* filters, int units, int width) {
@@ -327,8 +328,8 @@ struct Targets {
     Index left;                // pixels from the first one on: there may be fewer than N, or none
     int whole;
 
-    template <typename A>
-    __device__ __forceinline__ Targets(const Layout& layout, const Rectifier<A, Index>& rectifier, Index first, Index pixels,
+    template <typename T>
+    __device__ __forceinline__ Targets(const Layout& layout, const Rectifier<T, Index>& rectifier, Index first, Index pixels,
                                        int whole)
         : plane(static_cast<Index>(layout.rows.size) * layout.columns.size), left(pixels - first), whole(whole) {
 #pragma unroll
@@ -339,37 +340,37 @@ struct Targets {
         }
     }
 
-    // Writes sums of a channel, shifted and rectified.
-    template <typename A, typename T>
-    __device__ __forceinline__ void write(int channel, const A (&sums)[N], A shift, const Rectifier<A, Index>& rectifier,
-                                          T* y) const {
+    // Writes results of a channel, scaled and shifted, after the rectifier.
+    template <typename T, typename Out>
+    __device__ __forceinline__ void write(int channel, const Accumulate<T> (&results)[N], const Rectifier<T, Index>& rectifier,
+                                          Out* y) const {
         if (left <= 0) return;
         const Index above = channel * plane;
         const unsigned passed = rectifier.bits(bits, above, whole);
-        Pack<T, N> results;
+        Pack<Out, N> rectified;
 #pragma unroll
-        for (int j = 0; j < N; ++j) results.values[j] = T(rectifier(sums[j] + shift, passed >> j));
+        for (int j = 0; j < N; ++j) rectified.values[j] = Out(rectifier(results[j], passed >> j));
         if (whole) {
-            *reinterpret_cast<Pack<T, N>*>(y + above + places[0]) = results;
+            *reinterpret_cast<Pack<Out, N>*>(y + above + places[0]) = rectified;
         } else {
 #pragma unroll
             for (int j = 0; j < N; ++j)
-                if (j < left) y[above + places[j]] = results.values[j];
+                if (j < left) y[above + places[j]] = rectified.values[j];
         }
     }
 };
 
 // One tile of the product a block. With several splits each sums a part of k, to be added up by sum_splits.
 //   filters  of pack_filters, (groups, tiles * Tile::K, width)
-//   bias     (groups * outputs), or null
 //   y        (splits, batch, groups * outputs, rows, columns)
 //   whole    whether y's rows follow one another and four pixels at a time are aligned
-//   gate     mask of the rectifier, or null, as low and high are its limits; with several splits it must be idle
+//   bias...  all that follows is the rectifier's; with several splits it must be idle
 template <typename Math, typename Source, typename Tile, typename Windows, typename Out, typename Index>
 __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, Index>::BLOCKS))
     implicit_gemm(const typename Math::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-                  const typename Math::Word* filters, const typename Math::Element* bias, Out* y, Index pixels, int width, int tiles,
-                  int splits, int whole, const unsigned char* gate, typename Math::Sum low, typename Math::Sum high) {
+                  const typename Math::Word* filters, Out* y, Index pixels, int width, int tiles, int splits, int whole,
+                  const typename Math::Element* bias, const typename Math::Element* scale, const typename Math::Element* shift,
+                  const unsigned char* gate, typename Math::Sum low, typename Math::Sum high) {
     using Word = typename Math::Word;
     using Words = Pack<Word, 4>;
     constexpr int M = Tile::M, N = Tile::N, LINE = Math::LINE, LINES = Tile::K / LINE;
@@ -424,8 +425,20 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
         }
     }
 
-    const Rectifier<typename Math::Sum, Index> rectifier(gate, low, high, layout);
+    const Rectifier<typename Math::Element, Index> rectifier(bias, scale, shift, gate, low, high, layout);
     y += split * (pixels / (static_cast<Index>(layout.rows.outputs) * layout.columns.outputs)) * rectifier.elements;
+    // In a loop of its own: together with the targets it would take more registers.
+#pragma unroll
+    for (int m = 0; m < Tile::WARP_M; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int output = min(first_row + row + 32 * m + Math::row(lane, i), layout.outputs - 1);
+            const auto line = rectifier.line(group * layout.outputs + output);
+#pragma unroll
+            for (int p = 0; p < 2; ++p)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[m][i][p][j] = line(sums[m][i][p][j]);
+        }
     const Index pixel = first_pixel + column + lane % 4 * 4;
     const Targets<4, Index> targets[2] = {{layout, rectifier, pixel, pixels, whole},
                                           {layout, rectifier, pixel + 16, pixels, whole}};
@@ -435,28 +448,26 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
         for (int i = 0; i < 4; ++i) {
             const int output = first_row + row + 32 * m + Math::row(lane, i);
             if (output >= layout.outputs) continue;
-            const int channel = group * layout.outputs + output;
-            const typename Math::Sum shift = bias ? typename Math::Sum(bias[channel]) : typename Math::Sum(0);
 #pragma unroll
-            for (int p = 0; p < 2; ++p) targets[p].write(channel, sums[m][i][p], shift, rectifier, y);
+            for (int p = 0; p < 2; ++p) targets[p].write(group * layout.outputs + output, sums[m][i][p], rectifier, y);
         }
 }
 
-// Adds up what the splits of implicit_gemm summed, always in the same order, and the bias, and rectifies that. One split that is y
-// itself may be what another library made.
+// Adds up what the splits of implicit_gemm summed, always in the same order, and rectifies that. One split that is
+// y itself may be what another library made.
 //   plane, elements  of a channel and of a picture
 template <typename Part, typename T, typename Index>
 __global__ void __launch_bounds__(256)
-    sum_splits(const Part* parts, const T* bias, T* y, int splits, Index size, Index plane, Index elements,
-               const unsigned char* gate, Accumulate<T> low, Accumulate<T> high) {
+    sum_splits(const Part* parts, T* y, int splits, Index size, Index plane, Index elements, const T* bias, const T* scale,
+               const T* shift, const unsigned char* gate, Accumulate<T> low, Accumulate<T> high) {
     using Sum = Accumulate<T>;
-    const Rectifier<Sum, Index> rectifier(gate, low, high, elements);
+    const Rectifier<T, Index> rectifier(bias, scale, shift, gate, low, high, elements);
     for (Index n = thread_index<Index>(); n < size; n += thread_count<Index>()) {
         Sum sum = Sum(parts[n]);
         for (int split = 1; split < splits; ++split) sum += Sum(parts[split * size + n]);
         const Index picture = n / elements;
-        if (bias) sum += Sum(bias[(n - picture * elements) / plane]);
-        y[n] = T(rectifier(sum, rectifier.bits(rectifier.bit(n, picture))));
+        const auto line = rectifier.line(static_cast<int>((n - picture * elements) / plane));
+        y[n] = T(rectifier(line(sum), rectifier.bits(rectifier.bit(n, picture))));
     }
 }
 
@@ -477,19 +488,19 @@ struct Strip {
         picture = number / layout.groups;
     }
 
-    // Writes the sums of the group's output m, shifted and rectified.
+    // Writes the sums of the group's output m.
     template <typename T>
-    __device__ __forceinline__ void write(const Layout& layout, int m, const Accumulate<T> (&sums)[PIXELS], const T* bias,
-                                          const Rectifier<Accumulate<T>, Index>& rectifier, T* y) const {
+    __device__ __forceinline__ void write(const Layout& layout, int m, const Accumulate<T> (&sums)[PIXELS],
+                                          const Rectifier<T, Index>& rectifier, T* y) const {
         const Index plane = static_cast<Index>(layout.rows.size) * layout.columns.size;
-        const Index channel = static_cast<Index>(group) * layout.outputs + m;
-        const Accumulate<T> shift = bias ? Accumulate<T>(bias[channel]) : Accumulate<T>(0);
+        const int channel = group * layout.outputs + m;
+        const auto line = rectifier.line(channel);
         const Index first = (picture * layout.groups * layout.outputs + channel) * plane + layout.columns.pixel(v);
 #pragma unroll
         for (int p = 0; p < PIXELS; ++p)
             if (u + p < layout.rows.outputs) {
                 const Index place = first + static_cast<Index>(layout.rows.pixel(u + p)) * layout.columns.size;
-                y[place] = T(rectifier(sums[p] + shift, rectifier.bits(rectifier.bit(place, picture))));
+                y[place] = T(rectifier(line(sums[p]), rectifier.bits(rectifier.bit(place, picture))));
             }
     }
 };
@@ -499,8 +510,9 @@ struct Strip {
 template <typename Source, int OUTPUTS, int PIXELS, typename Index>
 __global__ void __launch_bounds__(256, 2)
     few_outputs(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-                const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count,
-                const unsigned char* gate, Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
+                const typename Source::Element* W, typename Source::Element* y, Index count, const typename Source::Element* bias,
+                const typename Source::Element* scale, const typename Source::Element* shift, const unsigned char* gate,
+                Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     constexpr int CHANNELS = 8;
     if (thread_index<Index>() >= count) return;
@@ -531,9 +543,9 @@ __global__ void __launch_bounds__(256, 2)
                 }
             }
     }
-    const Rectifier<Accumulate<T>, Index> rectifier(gate, low, high, layout);
+    const Rectifier<T, Index> rectifier(bias, scale, shift, gate, low, high, layout);
 #pragma unroll
-    for (int m = 0; m < OUTPUTS; ++m) strip.write(layout, m, sums[m], bias, rectifier, y);
+    for (int m = 0; m < OUTPUTS; ++m) strip.write(layout, m, sums[m], rectifier, y);
 }
 
 // Groups of one channel and one output, ROWS x COLUMNS taps that lie side by side: each value read serves all of a thread's
@@ -541,8 +553,9 @@ __global__ void __launch_bounds__(256, 2)
 template <typename Source, int ROWS, int COLUMNS, int STRIDE, int PIXELS, typename Index>
 __global__ void __launch_bounds__(256, 2)
     depthwise(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index count,
-              const unsigned char* gate, Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
+              const typename Source::Element* W, typename Source::Element* y, Index count, const typename Source::Element* bias,
+              const typename Source::Element* scale, const typename Source::Element* shift, const unsigned char* gate,
+              Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     if (thread_index<Index>() >= count) return;
     const Strip<PIXELS, Index> strip(layout, thread_index<Index>());
@@ -565,36 +578,38 @@ __global__ void __launch_bounds__(256, 2)
                 if (i >= 0 && i < ROWS) sums[p] += weights[i][j] * value;
             }
         }
-    const Rectifier<Accumulate<T>, Index> rectifier(gate, low, high, layout);
-    strip.write(layout, 0, sums, bias, rectifier, y);
+    const Rectifier<T, Index> rectifier(bias, scale, shift, gate, low, high, layout);
+    strip.write(layout, 0, sums, rectifier, y);
 }
 
 // Reads all TERMS of a few pixels' sums once, then makes OUTPUTS channels of them, one after the other, with the filters in
-// shared memory. `whole` as in implicit_gemm, for PIXELS pixels at a time.
+// shared memory, where they are scaled already. `whole` as in implicit_gemm, for PIXELS pixels at a time.
 template <typename Source, int TERMS, int PIXELS, typename Index>
 __global__ void __launch_bounds__(128)
     few_terms(const typename Source::Element* x, const typename Source::Switch* switches, const unsigned char* mask, Layout layout,
-              const typename Source::Element* W, const typename Source::Element* bias, typename Source::Element* y, Index pixels,
-              int whole, const unsigned char* gate, Accumulate<typename Source::Element> low,
-              Accumulate<typename Source::Element> high) {
+              const typename Source::Element* W, typename Source::Element* y, Index pixels, int whole,
+              const typename Source::Element* bias, const typename Source::Element* scale, const typename Source::Element* shift,
+              const unsigned char* gate, Accumulate<typename Source::Element> low, Accumulate<typename Source::Element> high) {
     using T = typename Source::Element;
     using Sum = Accumulate<T>;
     constexpr int OUTPUTS = 32;
     static_assert(TERMS % 4 == 0, "filters are read four terms at a time");
     alignas(32) __shared__ Sum filters[OUTPUTS][TERMS];
-    __shared__ Sum shifts[OUTPUTS];
+    __shared__ Sum offsets[OUTPUTS];
 
     const int parts = (layout.outputs + OUTPUTS - 1) / OUTPUTS;
     const int part = static_cast<int>(blockIdx.x % parts), group = static_cast<int>(blockIdx.x / parts % layout.groups);
     const Index first = (static_cast<Index>(blockIdx.x / parts / layout.groups) * blockDim.x + threadIdx.x) * PIXELS;
     const int begin = part * OUTPUTS, outputs = min(OUTPUTS, layout.outputs - begin);
     const int taps = layout.taps(), channels = taps ? layout.channels : 0;
+    const Rectifier<T, Index> rectifier(bias, scale, shift, gate, low, high, layout);
     for (int n = threadIdx.x; n < outputs * TERMS; n += blockDim.x) {
         const int m = n / TERMS, term = n % TERMS, channel = layout.by_taps.quotient(term), tap = term - channel * taps;
         const int i = layout.by_tap_columns.quotient(tap), j = tap - i * layout.columns.taps;
         const bool exists = channel < channels;
-        filters[m][term] = exists ? Sum(W[layout.weight(group, begin + m, channel, i, j)]) : Sum(0);
-        if (term == 0) shifts[m] = bias ? Sum(bias[group * layout.outputs + begin + m]) : Sum(0);
+        const auto line = rectifier.line(group * layout.outputs + begin + m);
+        filters[m][term] = exists ? line.slope * Sum(W[layout.weight(group, begin + m, channel, i, j)]) : Sum(0);
+        if (term == 0) offsets[m] = line.offset;
     }
     __syncthreads();
     if (first >= pixels) return;
@@ -623,7 +638,6 @@ __global__ void __launch_bounds__(128)
         }
     }
 
-    const Rectifier<Sum, Index> rectifier(gate, low, high, layout);
     const Targets<PIXELS, Index> targets(layout, rectifier, first, pixels, whole);
     for (int m = 0; m < outputs; ++m) {
         Sum sums[PIXELS] = {};
@@ -635,6 +649,8 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
                 for (int p = 0; p < PIXELS; ++p) sums[p] += factors.values[n] * Sum(terms[p][term + n]);
         }
-        targets.write(group * layout.outputs + begin + m, sums, shifts[m], rectifier, y);
+#pragma unroll
+        for (int p = 0; p < PIXELS; ++p) sums[p] += offsets[m];
+        targets.write(group * layout.outputs + begin + m, sums, rectifier, y);
     }
 }

@@ -1,22 +1,43 @@
-// What a convolution's results go through before they are written: a rectifier, forward or on the way back. It makes 0 of those
-// whose bit isn't set in the mask that relu_mask gives, and clips the others to its limits, which may be infinite; NaN stays.
+// What a convolution's sums go through before they are written. The bias of their channel is added; they are scaled and shifted, as
+// by a batch normalization. Then comes a rectifier, forward or on the way back: it makes 0 of those whose bit isn't set in the mask
+// that relu_mask gives, and clips the others to its limits, which may be infinite; NaN stays.
 #pragma once
 
 #include "common.cuh"
 #include "layout.cuh"
 
-template <typename A, typename Index>
+template <typename T, typename Index>
 struct Rectifier {
-    const unsigned char* mask;  // a row of whole bytes for each picture, or null where all pass
-    A low, high;
+    using Sum = Accumulate<T>;
+
+    const T *bias, *scale, *shift;  // one a channel of y, or null
+    const unsigned char* mask;      // a row of whole bytes for each picture, or null where all pass
+    Sum low, high;
     Index elements;  // of a picture
     int unused;      // bits at the end of a row
 
-    __device__ __forceinline__ Rectifier(const unsigned char* mask, A low, A high, Index elements)
-        : mask(mask), low(low), high(high), elements(elements), unused(static_cast<int>(-elements & 7)) {}
+    __device__ __forceinline__ Rectifier(const T* bias, const T* scale, const T* shift, const unsigned char* mask, Sum low, Sum high,
+                                        Index elements)
+        : bias(bias), scale(scale), shift(shift), mask(mask), low(low), high(high), elements(elements),
+          unused(static_cast<int>(-elements & 7)) {}
 
-    __device__ __forceinline__ Rectifier(const unsigned char* mask, A low, A high, const Layout& layout)
-        : Rectifier(mask, low, high, static_cast<Index>(layout.groups) * layout.outputs * layout.rows.size * layout.columns.size) {}
+    __device__ __forceinline__ Rectifier(const T* bias, const T* scale, const T* shift, const unsigned char* mask, Sum low, Sum high,
+                                        const Layout& layout)
+        : Rectifier(bias, scale, shift, mask, low, high,
+                   static_cast<Index>(layout.groups) * layout.outputs * layout.rows.size * layout.columns.size) {}
+
+    // What a channel's sums are multiplied by, and what is added then.
+    struct Line {
+        Sum slope, offset;
+
+        __device__ __forceinline__ Sum operator()(Sum sum) const { return sum * slope + offset; }
+    };
+
+    __device__ __forceinline__ Line line(int channel) const {
+        const Sum slope = scale ? Sum(scale[channel]) : Sum(1);
+        const Sum offset = bias ? Sum(bias[channel]) : Sum(0);
+        return {slope, shift ? offset * slope + Sum(shift[channel]) : offset};
+    }
 
     // The number in the whole mask of the bit of y's element `place`, which is one of `picture`.
     __device__ __forceinline__ Index bit(Index place, Index picture) const { return place + picture * unused; }
@@ -35,9 +56,9 @@ struct Rectifier {
         return bits;
     }
 
-    // What becomes of a result, whose bit is the lowest of `bits`.
-    __device__ __forceinline__ A operator()(A result, unsigned bits) const {
-        const A passed = bits & 1 ? result : A(0);
+    // What becomes of a result, scaled and shifted, whose bit is the lowest of `bits`.
+    __device__ __forceinline__ Sum operator()(Sum result, unsigned bits) const {
+        const Sum passed = bits & 1 ? result : Sum(0);
         return passed < low ? low : passed > high ? high : passed;
     }
 
