@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 import dcnn_kernels as kernels
-from benchmarks import elementwise
+from benchmarks import elementwise, gpu_bounds
 from benchmarks.convolution import LAYERS
 from benchmarks.gpu_checks import error_norm, to_gpu, to_host
 from benchmarks.gpu_results import Results, optional, seconds_left, torch_on_device
@@ -25,8 +25,9 @@ VGG16 = {name: layer[:3] for name, layer in LAYERS.items() if name.startswith("c
 PICTURES = (16, 64, 56, 56)
 #: Rows and columns of the picture that is occluded.
 SIDE = 224
-#: Shares of the peer's rate that an H100 is to reach.
+#: Shares of the peer's rate that an H100 is to reach, and of the bound, by the whole walk through VGG16 with a batch of pictures.
 AIMS = {"memory": 0.85, "transposed": 0.5, "transposed from pooled": 1.0}
+WALK_AIM = 0.5
 
 #: Median, 20th and 80th percentile, in seconds.
 Times = tuple[float, float, float]
@@ -86,13 +87,23 @@ def alternate(*calls: Callable[[], Any], seconds: float = 0.1) -> list[Times]:
         launching = time.perf_counter() - start
         repeats = math.ceil(min(10.0, 2e-4 / max(gpu_seconds(call), 1e-6)))
         plans.append((repeats, 2 * launching * repeats + 1e-4))
-    times: list[list[float]] = [[] for _ in calls]
+
+    def taken(number: int) -> float:
+        repeats, ahead = plans[number]
+        delay.wait(ahead)
+        return gpu_seconds(calls[number], repeats)
+
+    return in_turn(taken, len(calls), seconds)
+
+
+def in_turn(taken: Callable[[int], float], count: int, seconds: float) -> list[Times]:
+    """Measures one after the other, again and again; ``taken(number)`` does one of them and gives the seconds it took."""
+    times: list[list[float]] = [[] for _ in range(count)]
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds * len(calls) or len(times[0]) < 5:
-        for call, (repeats, ahead), taken in zip(calls, plans, times, strict=True):
-            delay.wait(ahead)
-            taken.append(gpu_seconds(call, repeats))
-    return [tuple(map(float, np.percentile(taken, (50, 20, 80)))) for taken in times]  # type: ignore[misc]
+    while time.perf_counter() - start < seconds * count or len(times[0]) < 5:
+        for number in range(count):
+            times[number].append(taken(number))
+    return [tuple(map(float, np.percentile(each, (50, 20, 80)))) for each in times]  # type: ignore[misc]
 
 
 def add_rate(
@@ -106,11 +117,13 @@ def add_rate(
     ours: Times,
     peer: str = "",
     theirs: Times | None = None,
+    least: float | None = None,
 ) -> None:
-    """Keeps ``amount`` a second of ours, and of a peer."""
+    """Keeps ``amount`` a second of ours, of a peer, and what it would be in the ``least`` seconds that the device allows."""
     median, low, high = ours
     row = {"configuration": configuration, "shape": "x".join(map(str, shape)), "dtype": dtype, "measure": measure}
     row |= {"value": amount / median, "low": amount / high, "high": amount / low, "peer": peer}
+    row |= {"bound": amount / least} if least else {}
     results.add(job, **row, **({"peer_value": amount / theirs[0], "ratio": theirs[0] / median} if theirs else {}))
 
 
@@ -153,6 +166,7 @@ def measure_convolutions(results: Results, batch: int) -> None:
     """TFLOP/s of VGG16's convolutions, forward, transposed and transposed from a pooled signal, beside each peer's."""
     torch = torch_on_device(results, "convolution")
     by_cudnn = optional("cudnn") is not None
+    ((copying, *_),) = alternate(gpu_bounds.copy())
     if not by_cudnn:
         results.add("convolution", configuration="nvidia-cudnn-frontend is not installed: cuDNN is there through torch only")
     for layer, (channels, filters, size) in VGG16.items():
@@ -161,13 +175,23 @@ def measure_convolutions(results: Results, batch: int) -> None:
                 results.add("convolution", configuration=f"no time for {layer} {arithmetic}")
                 continue
             flop = 2 * 9 * batch * channels * filters * size * size
+            bytes_per_second = 2 * gpu_bounds.COPIED / copying
             with precision("tf32" if arithmetic == "tf32" else "exact"):
                 for job, calls in layer_calls(torch, by_cudnn, batch, channels, filters, size, arithmetic).items():
                     ours, *others = alternate(*calls.values())
+                    moved = bytes_moved(job, batch, channels, filters, size, 2 if arithmetic == "float16" else 4)
+                    least = gpu_bounds.least_seconds(flop, arithmetic, moved, bytes_per_second)
                     peers = list(zip(list(calls)[1:], others, strict=True)) or [("", None)]
                     for peer, theirs in peers:
-                        shape, name = (batch, channels, size, size), f"{layer} {job}"
-                        add_rate(results, "convolution", name, shape, arithmetic, "TFLOP/s", flop / 1e12, ours, peer, theirs)
+                        row = (f"{layer} {job}", (batch, channels, size, size), arithmetic, "TFLOP/s", flop / 1e12)
+                        add_rate(results, "convolution", *row, ours, peer, theirs, least)
+
+
+def bytes_moved(job: str, batch: int, channels: int, filters: int, size: int, itemsize: int) -> int:
+    """Bytes of a layer's arrays, each counted once; a pooled signal has a quarter of the pixels, and a switch for each."""
+    pixels = batch * size * size
+    signal = pixels * filters // 4 * (itemsize + 1) if job == "transposed from pooled" else pixels * filters * itemsize
+    return signal + (pixels * channels + 9 * channels * filters) * itemsize
 
 
 def measure_rectified(results: Results, batch: int) -> None:
@@ -270,6 +294,13 @@ def report_aims(results: Results) -> None:
         if row.get("ratio", aim) < aim:
             named = f"{row['configuration']} {row['shape']} {row['dtype']}"
             print(f"AIM {aim} MISSED: {row['job']} {named}: {row['ratio']:.2f} of {row['peer']}")
+        if (
+            row["job"] == "walk"
+            and "bound" in row
+            and not row["shape"].startswith("1x")
+            and row["value"] < WALK_AIM * row["bound"]
+        ):
+            print(f"AIM {WALK_AIM} MISSED: {row['configuration']} {row['shape']}: {row['value'] / row['bound']:.2f} of the bound")
 
 
 def measure_chainer(results: Results) -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import cupy
 import numpy as np
 
-FIELDS = ("job", "configuration", "shape", "dtype", "measure", "value", "low", "high", "peer", "peer_value", "ratio", "passed")
+FIELDS = (
+    *("job", "configuration", "shape", "dtype", "measure", "value", "low", "high", "bound"),
+    *("peer", "peer_value", "ratio", "passed"),
+)
 VERSIONS = ("device", "cupy", "torch", "numpy", "python", "cuda", "driver")
 #: Seconds for all.
 SECONDS = 450

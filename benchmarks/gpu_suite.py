@@ -6,7 +6,8 @@ Checks come first: every primitive on fresh random data against its NumPy refere
 the front end; and beside them, in processes of their own, the kernels' tests and compute-sanitizer (memcheck and racecheck) on
 small shapes. Then, with the device to themselves, the rates: each convolution of VGG16, forward, transposed and transposed from a
 pooled signal, against torch, cuDNN and cuBLAS's matrix product of the same arithmetic, and with the ReLU on the way against the
-ReLU as a kernel of its own; memory-bound primitives against a measured copy; and Chainer's functions against ours in their place.
+ReLU as a kernel of its own; memory-bound primitives against a measured copy; VGG16 and ResNet50 there and back, as CUDA graphs
+against kernels launched one by one; and Chainer's functions against ours in their place.
 
 It needs CuPy and this repository. What else isn't there (Chainer, torch, cuDNN's package, pytest, compute-sanitizer) is named and
 left out, and so is what there is no time for. Writes one CSV a device, as far as it has come, and ends with status 1 if a check
@@ -35,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import cupy  # noqa: E402
 
-from benchmarks import gpu_checks, gpu_rates  # noqa: E402
+from benchmarks import gpu_checks, gpu_rates, gpu_walks  # noqa: E402
 from benchmarks.gpu_results import Results, optional  # noqa: E402
 
 #: Seconds for the processes that run beside the checks.
@@ -126,6 +127,7 @@ def main() -> None:
         lambda: gpu_rates.measure_convolutions(results, options.batch),
         lambda: gpu_rates.measure_rectified(results, options.batch),
         lambda: gpu_rates.measure_memory_bound(results, options.batch),
+        lambda: gpu_walks.measure_walks(results),
         lambda: gpu_rates.measure_chainer(results),
         lambda: gpu_rates.measure_occlusion(results),
     )

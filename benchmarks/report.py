@@ -33,10 +33,15 @@ from benchmarks.runner import ABSENT, FIELDS, KEY, MEASURES  # noqa: E402
 DOCUMENTS = ("README.md", "README.ja.md", "docs/performance.md", "docs/ceilings.md")
 BLOCK = re.compile(r"(?<=<!-- report: )(\w+)( -->\n).*?(?=<!-- end of report -->)", re.DOTALL)
 #: What benchmarks/gpu_suite.py writes, whose rows have one measure each: its fields, its versions.
-SUITE = ("job", "configuration", "shape", "dtype", "measure", "value", "low", "high", "peer", "peer_value", "ratio", "passed")
+SUITE = (
+    *("job", "configuration", "shape", "dtype", "measure", "value", "low", "high", "bound"),
+    *("peer", "peer_value", "ratio", "passed"),
+)
 SUITE_VERSIONS = ("device", "cupy", "torch", "numpy", "python", "cuda", "driver")
 #: Of VGG16's layers, the jobs of the table by layer.
 LAYER_JOBS = {"convolution_2d": "Convolution", "transposed_convolution_2d": "Transposed convolution"}
+#: The same of the GPU suite.
+SUITE_LAYER_JOBS = {"convolution": "Layers", "walk": "Whole networks"}
 
 
 class Headline(NamedTuple):
@@ -216,7 +221,7 @@ def read_rows(path: Path) -> list[Row]:
         if None in given or None in given.values():
             raise ValueError(f"{path}, row {number}: not as many cells as columns, {len(names)}")
         row = Row(dict.fromkeys((*FIELDS, *SUITE), "") | given)
-        for name in (*MEASURES, "threads", "value", "low", "high", "peer_value"):
+        for name in (*MEASURES, "threads", "value", "low", "high", "bound", "peer_value"):
             try:
                 fits = not row[name] or math.isfinite(float(row[name]))
             except ValueError:
@@ -510,6 +515,33 @@ def layers(devices: dict[str, list[Row]]) -> str:
             found = [one for one in bounded(all_rows) if one.row["job"] == job and one.row["configuration"].startswith("conv")]
             if found:
                 text += f"### {title} on {device}\n\n{table(columns, found)}\n"
+        text += suite_layers(device, all_rows)
+    return text
+
+
+def suite_layers(device: str, all_rows: list[Row]) -> str:
+    """What the GPU suite measured of VGG16's layers and of whole networks: the rate, what the device allows, and the peers."""
+    text = ""
+    for job, title in SUITE_LAYER_JOBS.items():
+        points: dict[tuple[str, ...], dict[str, Row]] = {}
+        for row in all_rows:
+            if row["job"] == job and row["value"]:
+                points.setdefault(tuple(row[name] for name in ("configuration", "shape", "dtype")), {})[row["peer"]] = row
+        columns: dict[str, Callable[[list[Row]], str]] = {
+            "what": lambda rows: rows[0]["configuration"],
+            "shape": lambda rows: rows[0]["shape"],
+            "arithmetic": lambda rows: rows[0]["dtype"],
+            "measure": lambda rows: rows[0]["measure"],
+            "ours": lambda rows: spread(rows[0], "value", "low", "high"),
+            "bound": lambda rows: significant(rows[0].number("bound")),
+            "share of the bound": lambda rows: significant(rows[0].number("value") / rows[0].number("bound"), 2),
+        }
+        for peer in dict.fromkeys(peer for rows in points.values() for peer in rows if peer):
+            columns[peer] = lambda rows, peer=peer: next(  # type: ignore[misc]
+                (significant(row.number("peer_value")) for row in rows if row["peer"] == peer), ""
+            )
+        if points:
+            text += f"### {title} on {device}\n\n{table(columns, [list(rows.values()) for rows in points.values()])}\n"
     return text
 
 

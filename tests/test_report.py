@@ -226,6 +226,29 @@ def test_rows_of_the_gpu_suite_are_shown(root):
     assert found["value"] == "2,900"
 
 
+def test_layers_on_a_gpu_stand_beside_their_bound_and_all_peers(root):
+    names = (*report.SUITE, *report.SUITE_VERSIONS)
+    layer = {"job": "convolution", "configuration": "conv4_2 transposed", "shape": "16x512x28x28", "dtype": "tf32"}
+    layer |= {"measure": "TFLOP/s", "value": "123.4", "low": "120", "high": "125", "bound": "494.7"}
+    walk = layer | {"job": "walk", "configuration": "VGG16 conv5_3, there and back", "measure": "pictures/s", "value": "100"}
+    with (root / "benchmarks" / "results" / "some-gpu.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, "")
+        writer.writeheader()
+        writer.writerow(layer | {"peer": "cuDNN", "peer_value": "200.1", "ratio": "0.62"})
+        writer.writerow(layer | {"peer": "cuBLAS product", "peer_value": "300.2", "ratio": "0.41"})
+        writer.writerow(layer | {"dtype": "exact", "bound": ""})
+        writer.writerow(walk | {"peer": "kernels one by one", "peer_value": "50"})
+        writer.writerow({"job": "convolution", "configuration": "no time for conv5_1 tf32"})
+    report.report(root, check=False)
+    text = (root / "docs/ceilings.md").read_text(encoding="utf-8")
+    found = cells(text[text.index("### Layers on some-gpu") :], "conv4_2 transposed")
+    assert (found["ours"], found["bound"], found["share of the bound"]) == ("123 (120–125)", "495", "0.25")
+    assert (found["cuDNN"], found["cuBLAS product"]) == ("200", "300")
+    assert "no time" not in text
+    found = cells(text[text.index("### Whole networks on some-gpu") :], "VGG16 conv5_3, there and back")
+    assert (found["share of the bound"], found["kernels one by one"]) == ("0.20", "50.0")
+
+
 def test_text_of_a_row_stays_in_its_cell(root):
     write(root, convolution(note="a | b\n<!-- end of report -->"))
     report.report(root, check=False)

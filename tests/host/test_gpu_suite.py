@@ -23,10 +23,12 @@ FEW = """
     gpu_suite.main()
 """
 WHOLE = """
-    from benchmarks import elementwise, gpu_checks, gpu_rates, gpu_results, gpu_suite
+    from benchmarks import elementwise, gpu_bounds, gpu_checks, gpu_rates, gpu_results, gpu_suite, gpu_walks
     gpu_results.SECONDS = 1e6  # however long the kernels take to build
     elementwise.STAGES, elementwise.LINEAR = ((8, 16, 16),), ((5, 6),)
     gpu_rates.VGG16, gpu_rates.PICTURES = {"tiny": (3, 5, 4), "wide": (33, 34, 6)}, (2, 8, 9, 9)
+    gpu_bounds.COPIED, gpu_walks.SIDE, gpu_walks.BATCHES = 1 << 12, 8, (1, 2)
+    gpu_walks.VGG16, gpu_walks.WALKS = (4, 6, 0, 8), {"VGG16": gpu_walks.vgg16}
     cases = gpu_checks.check_cases
     gpu_checks.check_cases = lambda random, small: cases(random, small=True)
     # The tests run under sanitizers of their own.
@@ -72,6 +74,7 @@ def test_the_suite_runs_from_end_to_end(tmp_path):
         "convolution",
         "rectified",
         "memory",
+        "walk",
         "accelerate",
         "occlusion",
     }
@@ -79,3 +82,9 @@ def test_the_suite_runs_from_end_to_end(tmp_path):
     assert checked == set(PRIMITIVES) - {"patch_form"}  # which makes no arrays
     for job, configuration in (("memory", "max_pooling_2d ksize=2 mask"), ("convolution", "wide transposed from pooled")):
         assert any((row["job"], row["configuration"]) == (job, configuration) and float(row["value"]) > 0 for row in rows)
+    bounded = [row for row in rows if row["bound"]]
+    assert {row["configuration"] for row in bounded} == {
+        *(f"{layer} {job}" for layer in ("tiny", "wide") for job in ("forward", "transposed", "transposed from pooled")),
+        "VGG16 conv2_1, there and back",
+    }
+    assert all(float(row["bound"]) > 0 for row in bounded)

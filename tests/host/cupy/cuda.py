@@ -91,6 +91,7 @@ class Device:
             "MaxSharedMemoryPerBlockOptin": SHARED_BYTES[self.compute_capability],
             "MaxThreadsPerBlock": 1024,
             "MultiProcessorCount": 2,
+            "ClockRate": 1000000,  # kHz
             "WarpSize": 32,
         }
 
