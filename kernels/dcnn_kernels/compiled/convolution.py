@@ -11,6 +11,7 @@ from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
 from . import panels, pointwise, sparse, winograd
+from .memory import empty
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
 from .rectifier import Rectifier, rectifier
@@ -37,7 +38,7 @@ def convolution_2d(
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
-    y = np.empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
+    y = empty((len(x), outgoing, *output_shape(x.shape, (kh, kw), stride, pad, dilate)), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
     through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype, scale, shift)
@@ -69,7 +70,7 @@ def transposed_convolution_2d(
 ) -> FloatArray:
     """See :func:`dcnn_kernels.convolution.transposed_convolution_2d`."""
     outgoing, incoming, kh, kw = W.shape
-    y = np.empty((len(x), groups * incoming, *outsize), x.dtype)
+    y = empty((len(x), groups * incoming, *outsize), x.dtype)
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
     through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype, None, None)

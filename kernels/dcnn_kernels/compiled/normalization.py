@@ -13,6 +13,7 @@ import numpy as np
 from ..reference import normalization as reference
 from ..reference.normalization import FloatArray
 from .jit import compiled
+from .memory import empty
 from .team import parted
 from .threads import share
 
@@ -25,7 +26,7 @@ def local_response_normalization(x: FloatArray, n: int, k: float, alpha: float, 
     if beta != 0.75:
         return reference.local_response_normalization(x, n, k, alpha, beta)
     maps = _as_maps(x)
-    y = np.empty_like(maps)
+    y = empty(maps.shape, maps.dtype)
     _share(_normalize, maps, 1, maps, y, n // 2, x.dtype.type(k), x.dtype.type(alpha))
     return y.reshape(x.shape)
 
@@ -37,7 +38,7 @@ def local_response_normalization_gradient(
     if beta != 0.75:
         return reference.local_response_normalization_gradient(x, g, n, k, alpha, beta)
     maps = _as_maps(x)
-    y = np.empty_like(maps)
+    y = empty(maps.shape, maps.dtype)
     _share(_take_gradient, maps, 2, maps, _as_maps(g), y, n // 2, *map(x.dtype.type, (k, alpha, 2 * alpha * beta)))
     return y.reshape(x.shape)
 
@@ -57,7 +58,7 @@ def batch_normalization_adjoint(g: FloatArray, gamma: FloatArray, var: FloatArra
 def _by_channel(x: FloatArray, mean: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArray:
     """The mean is subtracted first: folded into one shift, a large one would cancel digits."""
     planes = np.ascontiguousarray(x).reshape(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
-    y = np.empty_like(planes)
+    y = empty(planes.shape, planes.dtype)
     share(_scale, len(planes), planes.shape[1], planes, mean, scale, shift, y)
     return y.reshape(x.shape)
 

@@ -12,6 +12,7 @@ from ..reference import pooling as reference
 from ..reference.pooling import FloatArray, Switches
 from ..reference.relu import Mask
 from .layout import planes_of
+from .memory import empty
 from .microkernel import VECTOR
 from .relu import bits_of, pass_gate, relu_mask, relu_reverse
 from .team import parted
@@ -28,7 +29,7 @@ def max_pooling_2d(
     if not _go_as_vectors(x.shape[3], x.dtype, ksize, stride, pad):
         # NumPy's passes over all windows are as fast as loops over each, and no faster in parts.
         return reference.max_pooling_2d(x, ksize, stride, pad, cover_all, mask)
-    y = np.empty(x.shape[:2] + output_shape(x.shape, ksize, stride, pad, cover_all=cover_all), x.dtype)
+    y = empty(x.shape[:2] + output_shape(x.shape, ksize, stride, pad, cover_all=cover_all), x.dtype)
     switches = np.empty(y.shape, np.uint8)
     pictures, maxima = planes_of(x), planes_of(y)
     share(_pool_2x2, len(maxima), pictures[:1].size, pictures, maxima, planes_of(switches), VECTOR // x.itemsize)
@@ -85,7 +86,7 @@ def unpooling_2d(
         switches = switches[:1] if switches.strides[0] == 0 and len(switches) else switches  # all samples share them
     else:
         place, switches = np.array([(ksize[0] - 1) // 2 * ksize[1] + (ksize[1] - 1) // 2]), np.zeros((1, *g.shape[1:]), np.uint8)
-    y = np.empty(g.shape[:2] + outsize, g.dtype)
+    y = empty(g.shape[:2] + outsize, g.dtype)
     planes, signals = planes_of(y), (planes_of(g), planes_of(switches))
     gate = g.shape[1], *bits_of(mask), rectify
     if mode == "switch" and _go_as_vectors(outsize[1], g.dtype, ksize, stride, pad):

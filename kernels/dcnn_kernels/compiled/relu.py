@@ -9,6 +9,7 @@ import numpy as np
 from ..reference import relu as reference
 from ..reference.relu import FloatArray, Mask
 from .jit import compiled
+from .memory import empty
 from .team import parted
 from .threads import share
 from .vectors import WORD, gate, positive_bits, word
@@ -24,7 +25,7 @@ def relu(x: FloatArray) -> FloatArray:
 
 def clipped_relu(x: FloatArray, z: float) -> FloatArray:
     """See :func:`dcnn_kernels.clipped_relu`."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     flat = np.ascontiguousarray(x).reshape(-1)
     share(_clip, math.ceil(flat.size / CHUNK), CHUNK, flat, x.dtype.type(z), y.reshape(-1))
     return y
@@ -49,7 +50,7 @@ def leaky_relu(x: FloatArray, slope: float) -> FloatArray:
 def prelu(x: FloatArray, W: FloatArray) -> FloatArray:
     """See :func:`dcnn_kernels.prelu`."""
     planes = np.ascontiguousarray(x).reshape(math.prod(x.shape[:2]), math.prod(x.shape[2:]))
-    y = np.empty_like(planes)
+    y = empty(planes.shape, planes.dtype)
     share(_lean, len(planes), planes.shape[1], planes, W.reshape(-1), y)
     return y.reshape(x.shape)
 
@@ -96,7 +97,7 @@ def relu_reverse(g: FloatArray, mask: Mask | None, rectify: bool, slope: float |
     if mask is not None and not (isinstance(slope, float) and slope == 0):
         return reference.relu_reverse(g, mask, rectify, slope)
     flat = np.ascontiguousarray(g).reshape(len(g), math.prod(g.shape[1:]))
-    y = np.empty(flat.shape, g.dtype)
+    y = empty(flat.shape, g.dtype)
     chunks = math.ceil(flat.shape[1] / CHUNK)
     share(_gate, len(flat) * chunks, CHUNK, flat, chunks, *bits_of(mask), rectify, y)
     return y.reshape(g.shape)

@@ -24,9 +24,10 @@ from .threads import share
 RESULTS, SIGNALS = 64, 8
 #: So many signals or more make it worth while: fewer leave the vector instructions idle.
 FEWEST = 8
-#: Costs in products of the plain way: of a product, and of laying a value innermost and back; and the results that could be made
-#: while signals are gathered for them. Measured by benchmarks/cost_models.py.
-PRODUCT, VALUE, GATHER = 2.5, 60, 16
+#: Costs in products of the plain way: of a product, and of one more for each weight that is fetched for a vector of signals; of
+#: laying a value innermost and back; and the results that could be made while signals are gathered for them. Measured by
+#: benchmarks/cost_models.py.
+PRODUCT, WEIGHT, VALUE, GATHER = 3.5, 2.3, 60, 16
 #: Channels, and rows of each, by which to tell how many places are zero in all signals.
 LOOKED_AT = 64, 4
 
@@ -46,8 +47,9 @@ def cost(y: FloatArray, x: FloatArray, W: FloatArray, rectifier: Rectifier, most
         return math.inf
     lanes = VECTOR // x.itemsize
     wanted = _share_of_bits(rectifier.bits, y[0].size) if rectifier.masked else 1.0
-    terms = len(W) * math.prod(W.shape[2:]) * math.prod(x.shape[2:]) * math.ceil(count / lanes) * lanes
-    return PRODUCT * terms * _share_of_nonzero(x) * (wanted * W.shape[1] + GATHER) + values
+    terms = len(W) * math.prod(W.shape[2:]) * math.prod(x.shape[2:]) * lanes
+    products = PRODUCT * math.ceil(count / lanes) + WEIGHT
+    return products * terms * _share_of_nonzero(x) * (wanted * W.shape[1] + GATHER) + values
 
 
 def multiply(
