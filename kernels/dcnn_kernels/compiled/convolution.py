@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
-from . import panels, pointwise, sparse, winograd
+from . import depthwise, panels, pointwise, sparse, windows, winograd
 from .memory import empty
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
@@ -43,13 +42,16 @@ def convolution_2d(
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, outgoing // groups, incoming, W.size // groups, incoming * kh * kw, kh * kw, bias)
     through = rectifier(None, -math.inf if z is None else 0, math.inf if z is None else z, x.dtype, scale, shift)
+    if _is_depthwise(filters, stride):
+        depthwise.multiply(y, x, filters, windows.gathered((kh, kw), pad, dilate), stride, through)
+        return y
     if kh == kw == groups == 1 and _is_in_place(x, y):
         pointwise.multiply(y, x, filters, through)
         return y
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
-    taps = _taps((kh, kw), pad, dilate)
+    taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
     if (kh == kw == 1 or stride != (1, 1)) and incoming >= DEEP:
         panels.multiply(y, x, filters, taps, stride, through)
     else:
@@ -75,6 +77,9 @@ def transposed_convolution_2d(
     x, W, bias = np.ascontiguousarray(x), np.ascontiguousarray(W), _bias(b, y)
     filters = Filters(W.reshape(-1), groups, incoming, outgoing // groups, W.size // groups, kh * kw, incoming * kh * kw, bias)
     through = rectifier(mask, 0 if rectify else -math.inf, math.inf, x.dtype, None, None)
+    if _is_depthwise(filters, stride):
+        depthwise.multiply(y, x, filters, windows.scattered((kh, kw), stride, pad, dilate), (1, 1), through)
+        return y
     if sparse_is_cheaper(filters, y, x, W, stride == dilate == (1, 1), through):
         sparse.multiply(y, x, W, bias, stride, pad, dilate, through)
         return y
@@ -94,7 +99,15 @@ def transposed_convolution_2d(
             x, W, b, (1, 1), pad, dilate, groups, x.shape[2:], None, False
         )
         return y if through.idle else relu_reverse(y, mask, rectify, 0.0)
-    multiply(y, x, filters, _phases((kh, kw), stride, pad, dilate), (1, 1), stride, through)
+    # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
+    phases: list[list[Tap]] = []
+    for phase in np.ndindex(*stride):
+        phases.append([])
+        for i, j in np.ndindex(kh, kw):
+            down, across = (p + side[0] - n * d for p, side, n, d in zip(phase, pad, (i, j), dilate, strict=True))
+            if down % stride[0] == across % stride[1] == 0:
+                phases[-1].append(Tap(down // stride[0], across // stride[1], i * kw + j))
+    multiply(y, x, filters, phases, (1, 1), stride, through)
     return y
 
 
@@ -120,6 +133,11 @@ def unpooled_transposed_convolution_2d(
     """See :func:`dcnn_kernels.convolution.unpooled_transposed_convolution_2d`."""
     x = unpooling_2d(g, insize, pool_ksize, pool_stride, pool_pad, switches, "switch", pool_mask, pool_rectify)
     return transposed_convolution_2d(x, W, b, stride, pad, dilate, groups, outsize, mask, rectify)
+
+
+def _is_depthwise(filters: Filters, stride: Pair) -> bool:
+    """Whether each channel made sees one alone, by windows that are swept in vectors."""
+    return filters.groups > 1 and filters.taken == 1 and stride[1] <= windows.STEPS
 
 
 def _is_in_place(x: FloatArray, y: FloatArray) -> bool:
@@ -150,29 +168,6 @@ def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:
     batch, _, rows, columns = y.shape
     plain = 9 * filters.made * filters.taken * batch * rows * (columns + 1)
     return y.dtype == np.float32 and winograd.cost(y, filters) < plain
-
-
-@lru_cache(maxsize=256)
-def _taps(ksize: Pair, pad: Pads, dilate: Pair) -> list[Tap]:
-    """The taps of windows, not to be changed."""
-    places = enumerate(np.ndindex(*ksize))
-    return [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], place) for place, (i, j) in places]
-
-
-@lru_cache(maxsize=256)
-def _phases(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> list[list[Tap]]:
-    """The taps on the way back, by phase, not to be changed.
-
-    The pixels of one phase, their number modulo the stride, are windows of stride 1, each with its share of the taps.
-    """
-    phases: list[list[Tap]] = []
-    for phase in np.ndindex(*stride):
-        phases.append([])
-        for place, (i, j) in enumerate(np.ndindex(*ksize)):
-            down, across = (p + side[0] - n * d for p, side, n, d in zip(phase, pad, (i, j), dilate, strict=True))
-            if down % stride[0] == across % stride[1] == 0:
-                phases[-1].append(Tap(down // stride[0], across // stride[1], place))
-    return phases
 
 
 def _bias(b: FloatArray | None, y: FloatArray) -> FloatArray:
