@@ -95,9 +95,11 @@ class Case(NamedTuple):
             return 0
         from dcnn_kernels.compiled.convolution import winograd_is_cheaper
 
-        filters = SimpleNamespace(made=y.shape[1], taken=self.x.shape[1], groups=self.groups)
+        made, taken = y.shape[1], self.x.shape[1]
+        steps = (9 * taken, 9) if self.primitive == "convolution_2d" else (9, 9 * made)
+        filters = SimpleNamespace(made=made, taken=taken, groups=self.groups, made_step=steps[0], taken_step=steps[1])
         tiles = len(y) * math.ceil(y.shape[2] / 4) * math.ceil(y.shape[3] / 4)
-        return 2 * 36 * tiles * filters.made * filters.taken if winograd_is_cheaper(filters, y) else 0
+        return 2 * 36 * tiles * made * taken if winograd_is_cheaper(filters, y) else 0
 
 
 def case(layer: str, primitive: str, batch: int, dtype: str) -> Case:

@@ -38,11 +38,13 @@ def sums(array: Array | None) -> Sums:
     if array is None:
         return Sums(b"None", ())
     # What was recorded of an array on one device is of no use to the same array on another.
-    description = f"{array.shape} {array.dtype} {getattr(array, 'device', 'cpu')}".encode()
+    description = f"{array.shape} {array.dtype.str} {getattr(array, 'device', 'cpu')}".encode()
+    if array.nbytes < 8 * WORDS_A_ROW:
+        return Sums(description, (array.copy(order="C"),))
     octets = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1).view("u1")
     whole = octets.size // (8 * WORDS_A_ROW) * (8 * WORDS_A_ROW)
     words = octets[:whole].view("u8").reshape(-1, WORDS_A_ROW)
-    of_words = select_backend("words", None, words=words).sum_words(words, MIXING) if whole else ()
+    of_words = select_backend("words", None, words=words).sum_words(words, MIXING)
     return Sums(description, (*of_words, octets[whole:].copy()))
 
 

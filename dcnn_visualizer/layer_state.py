@@ -10,6 +10,9 @@ import chainer
 from dcnn_kernels.arrays import Array
 from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
 
+#: Types of values that can't change.
+PLAIN = frozenset((bool, float, int, str, bytes, type(None)))
+
 
 class LayerState(NamedTuple):
     """Weights and settings of a layer.
@@ -36,9 +39,13 @@ def layer_state(node: TraceableNode) -> LayerState | None:
     settings: list[Any] = []
     for part in owners:
         for name, value in sorted(vars(part).items()):
-            if isinstance(value, chainer.Variable):
+            # Most values are plain; this is done at every question.
+            if type(value) in PLAIN:
+                if name[0] != "_":
+                    settings.append((name, value))
+            elif isinstance(value, chainer.Variable):
                 arrays.append(value.array)
-            elif isinstance(value, chainer.Link) or name.startswith("_"):
+            elif name[0] == "_" or isinstance(value, chainer.Link):
                 continue  # Links are owners themselves; what Chainer keeps for itself doesn't bear on the output.
             elif _is_plain(value):
                 settings.append((name, value))
@@ -58,7 +65,7 @@ def _is_chainers(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+    if type(value) in PLAIN or isinstance(value, (bool, int, float, str, bytes)):
         return True
     if isinstance(value, (tuple, list, set, frozenset)):
         return all(map(_is_plain, value))

@@ -176,14 +176,15 @@ _latest: WeakKeyDictionary[chainer.Link, Recording] = WeakKeyDictionary()
 _latest_lock = threading.Lock()
 
 
-def recording_of(model: Any, picture: Array) -> Recording:
+def recording_of(model: Any, picture: Array, graph: Graph | None = None) -> Recording:
     """The model's latest recording if it still serves, else a new one.
 
     Args:
         model: A TraceableChain.
         picture: Array of shape (B, C, H, W).
+        graph: The model's graph as it is now, if it is there already.
     """
-    graph, identity = model.graph(), fingerprint([picture])
+    graph, identity = graph or model.graph(), fingerprint([picture])
     with _latest_lock:
         recording = _latest.get(model)
         if recording is None or not recording.serves(graph, identity):

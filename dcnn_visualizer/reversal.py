@@ -19,6 +19,7 @@ from dcnn_kernels.arrays import Array, array_module, check_float
 from dcnn_kernels.cuda.settings import current_graphs, graphs
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
+from dcnn_visualizer.graph import Graph
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording, recording_of
 from dcnn_visualizer.rendering import to_host
@@ -208,21 +209,22 @@ class Reversal:
         x, single = check_picture(img)
         if seed not in SEEDS:
             raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
-        target = self.model.graph().index(layer)
+        graph = self.model.graph()
+        target = graph.index(layer)
         several = isinstance(index, Sequence) and not isinstance(index, (tuple, str))
         chosen: Any = index if several else [index]
         xp = array_module(x)
         result = xp.empty((len(chosen), *x.shape), x.dtype)
 
         def project(start: int, stop: int) -> None:
-            self._project(x[start:stop], layer, chosen, seed, memory_budget, result[:, start:stop])
+            self._project(graph, x[start:stop], target, chosen, seed, memory_budget, result[:, start:stop])
 
         # What a CUDA graph holds counts for no budget.
         may_capture = graphs(memory_budget is None and current_graphs())
         with chainer.using_device(chainer.backend.get_device_from_array(x)), may_capture:
             size = len(x)
             if memory_budget is not None and len(x) > 1:
-                recording = recording_of(self.model, x[:1])
+                recording = recording_of(self.model, x[:1], graph)
                 recording.extend(target)
                 size = fitting(memory_budget, recording.nbytes, len(x))
             if len(x):
@@ -289,12 +291,18 @@ class Reversal:
                 number += len(pictures)
 
     def _project(
-        self, x: Array, layer: str, chosen: Sequence[Place], seed: str, memory_budget: int | None, result: Array
+        self,
+        graph: Graph,
+        x: Array,
+        target: int,
+        chosen: Sequence[Place],
+        seed: str,
+        memory_budget: int | None,
+        result: Array,
     ) -> None:
         """Projects places of pictures that fit in memory together, into ``result`` (places, B, C, H, W)."""
-        graph = self.model.graph()
-        target = graph.index(layer)
-        field = self.field(layer, x.shape[2:])
+        single = any(isinstance(index, (tuple, Peak)) for index in chosen)
+        field = self._field(graph, target, x.shape[2:]) if single else None
         neurons: list[Neuron] = []
         others = []
         for row, index in enumerate(chosen):
@@ -305,7 +313,7 @@ class Reversal:
             else:
                 others.append(row)
         if others:
-            recording = recording_of(self.model, x)
+            recording = recording_of(self.model, x, graph)
             activation = recording.extend(target)
             walks = []
             for row in others:
@@ -332,7 +340,9 @@ class Reversal:
             KeyError: No such layer.
         """
         graph = self.model.graph()
-        target = graph.index(layer)
+        return self._field(graph, graph.index(layer), size)
+
+    def _field(self, graph: Graph, target: int, size: Pair) -> ReceptiveField | None:
         if self.rule.unpooling == "spread":
             return None  # shares out over the places inside the picture, and a part doesn't know its border
         try:

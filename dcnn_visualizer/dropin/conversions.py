@@ -132,6 +132,11 @@ class Conversion:
         number, index = self._calls[key]
         return Call(layer, of_input, number, index)
 
+    def take_over(self, former: Conversion) -> None:
+        """Takes over the times that engines took for a former conversion, if other weights are all that has changed since."""
+        if [(step.path, step.inputs) for step in former.graph.steps] == [(step.path, step.inputs) for step in self.graph.steps]:
+            self.contests = former.contests
+
     def _find(self, module: nn.Module, layer: nn.Module, of_input: bool) -> tuple[int, int]:
         """The number of a layer's calls, and the step of the last."""
         calls = [path for path, name in self._modules.items() if module.get_submodule(name) is layer]
@@ -228,12 +233,14 @@ def converted(module: nn.Module, x: Tensor) -> Conversion:
         try:
             known = _conversions.get(module)
             state, tensors = _look_at(module, known.restless if known is not None else frozenset())
+            key, former = _key(x), known.by_picture.get(_key(x)) if known is not None else None
             if known is None or known.state != state or (known.copied and known.contents != _contents(tensors)):
                 known = _conversions[module] = _Known(state)
-            key = _key(x)
             if key not in known.by_picture:
                 before = _attributes(module)
                 conversion = known.by_picture[key] = _convert(module, x.detach())
+                if isinstance(conversion, Conversion) and isinstance(former, Conversion):
+                    conversion.take_over(former)
                 if isinstance(conversion, Conversion) and _attributes(module) != before:
                     # What changes at every run, and not the first time only, is none of the settings.
                     before = _attributes(module)

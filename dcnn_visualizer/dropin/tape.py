@@ -84,7 +84,8 @@ class Tape:
         handles = override_relus(module, by_signal, [], threading.get_ident()) if rectify else []
         try:
             with torch.enable_grad():
-                (value,) = values(module, self._x, [call])
+                (value,) = values(module, self._x, [call]) if call.layer is not module or call.of_input else [module(self._x)]
+                value = value[0] if isinstance(value, tuple) else value
                 # A caller's own function may ask for a view.
                 self._value = value.contiguous() if reorder else value
         finally:

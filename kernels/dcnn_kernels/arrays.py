@@ -80,18 +80,7 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
         BackendError: Arrays of two backends are mixed, or the forced backend can't run.
         ValueError: ``backend`` is an unknown name.
     """
-    owners = {}
-    for name, array in arrays.items():
-        if array is not None:
-            try:
-                owners[name] = backend_of(array)
-            except TypeError as error:
-                raise TypeError(f"{name}: {error}") from None
-    if not owners:
-        raise TypeError(f"{' or '.join(arrays)} must be an array, got None")
-    if len(set(owners.values())) > 1:
-        raise BackendError(f"arrays of one call must belong to one backend, got {owners}")
-    owner = next(iter(owners.values()))
+    owner = _owner(arrays)
     if backend is None:
         backend = "compiled" if owner == "reference" and module in COMPILED and _numba_is_installed() else owner
     if backend not in BACKENDS:
@@ -106,6 +95,24 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
         return importlib.import_module(f"dcnn_kernels.{backend}.{module}")
     except ModuleNotFoundError as error:
         raise BackendError(f"backend {backend!r} has no {module!r} here: {error}") from error
+
+
+def _owner(arrays: dict[str, Array]) -> str:
+    """The backend that all of them belong to."""
+    if {type(array) for array in arrays.values() if array is not None} == {np.ndarray}:
+        return "reference"  # as nearly always, and at once
+    owners = {}
+    for name, array in arrays.items():
+        if array is not None:
+            try:
+                owners[name] = backend_of(array)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from None
+    if not owners:
+        raise TypeError(f"{' or '.join(arrays)} must be an array, got None")
+    if len(set(owners.values())) > 1:
+        raise BackendError(f"arrays of one call must belong to one backend, got {owners}")
+    return next(iter(owners.values()))
 
 
 @functools.cache
@@ -143,6 +150,8 @@ def check_float(name: str, array: Array, ndim: int | tuple[int, ...], like: Arra
 
 def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless ``array.shape`` equals ``shape``; ``-1`` in ``shape`` allows any size."""
+    if array.shape == shape:
+        return
     if len(array.shape) != len(shape) or any(want not in (-1, got) for got, want in zip(array.shape, shape, strict=True)):
         wanted = "(" + ", ".join("any" if want == -1 else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")

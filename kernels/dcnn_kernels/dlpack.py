@@ -24,6 +24,8 @@ R = TypeVar("R")
 
 #: DLPack's numbers for memory that the host reads (its own, and what CUDA or ROCm pinned), and for that of CUDA devices.
 HOST_MEMORY, CUDA_MEMORY = (1, 3, 11), (2, 13)
+#: Types of arguments that are no other library's arrays, as of nearly all.
+FAMILIAR = frozenset((np.ndarray, bool, int, float, str, tuple, list, type(None)))
 #: What libraries raise for an array that DLPack can't tell of.
 REFUSALS = (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -44,6 +46,8 @@ def takes_any_array(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if FAMILIAR.issuperset(map(type, (*args, *kwargs.values()))):
+            return function(*args, **kwargs)
         if not any(map(_is_foreign, (*args, *kwargs.values()))):
             return function(*args, **kwargs)
         given = signature.bind(*args, **kwargs)

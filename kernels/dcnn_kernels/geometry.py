@@ -44,6 +44,9 @@ def pair(name: str, value: PairLike, minimum: int = 1) -> Pair:
         TypeError: Not integers.
         ValueError: Not one or two of them, or one below ``minimum``.
     """
+    # This is done several times at every call of a primitive; to ask whether something is a Sequence takes longer than all else.
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= minimum:
+        return value
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
         if len(value) != 2:
             raise ValueError(f"{name} must be one integer or two, got {value!r}")
@@ -62,7 +65,7 @@ def pads(value: PadLike) -> Pads:
         TypeError: Not integers.
         ValueError: Another form, or a negative pad.
     """
-    if isinstance(value, Sequence) and len(value) == 2 and any(isinstance(side, Sequence) for side in value):
+    if isinstance(value, (tuple, Sequence)) and len(value) == 2 and any(isinstance(side, (tuple, Sequence)) for side in value):
         rows, columns = value
         return pair("pad", rows, 0), pair("pad", columns, 0)
     rows, columns = pair("pad", value, 0)  # type: ignore[arg-type]

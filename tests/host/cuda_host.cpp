@@ -44,6 +44,7 @@ uint3 block_index;
 unsigned char* dynamic_shared;
 unsigned capability;
 ThreadIndex* running;
+const Lockstep* lockstep;
 
 namespace {
 
@@ -83,6 +84,12 @@ struct Thread : ThreadIndex {
     int groups = 0;
     const char* file = nullptr;  // where it waits
     int line = 0;
+    // In lockstep: whether it may go on, the calls that it is in and its basic block, and how often it has waited in that.
+    bool ready = false;
+    std::vector<const void*> place;
+    unsigned waits = 0;
+
+    bool is_before(const Thread& other) const { return place != other.place ? place < other.place : waits < other.waits; }
 };
 
 using Waiting = std::vector<Thread*>;
@@ -111,6 +118,8 @@ const Argument* arguments;
 std::mt19937_64 generator;
 bool randomised;
 char failure[500];
+const char *shared_memory, *shared_memory_end;
+size_t dynamic_bytes;
 
 Fibre main_fibre;
 Fibre *current = &main_fibre, *previous;
@@ -135,6 +144,9 @@ struct Queue {
     }
 };
 Queue unstarted, woken;
+
+size_t current_warp;
+Waiting together;  // threads of a warp at one place, the next last
 
 Thread& self() { return *static_cast<Thread*>(running); }
 Warp& warp_of(const Thread& thread) { return warps[thread.rank / 32]; }
@@ -200,8 +212,34 @@ void switch_to(Fibre* fibre) {
     arrive();
 }
 
+// In lockstep, the next of the threads at one place; when all have gone on, of those at the first place of this warp, or the next.
+Thread* choose_in_lockstep() {
+    for (Queue* queue : {&unstarted, &woken}) {
+        while (queue->count) queue->pop(0)->ready = true;
+    }
+    if (together.empty()) {
+        lockstep->end_step();
+        for (size_t tried = 0; tried < warps.size() && together.empty(); ++tried) {
+            size_t first = (current_warp + tried) % warps.size() * 32, end = std::min(first + 32, threads.size());
+            for (size_t rank = end; rank-- > first;) {
+                Thread& thread = threads[rank];
+                if (!thread.ready) continue;
+                if (!together.empty() && thread.is_before(*together.front())) together.clear();
+                if (together.empty() || !together.front()->is_before(thread)) together.push_back(&thread);
+            }
+            if (!together.empty()) current_warp = first / 32;
+        }
+        for (Thread* thread : together) thread->ready = false;
+    }
+    if (together.empty()) return nullptr;
+    Thread* next = together.back();
+    together.pop_back();
+    return next;
+}
+
 // The next thread to run: one that hasn't begun, or one that was woken. In order, or at random.
 Thread* choose() {
+    if (lockstep) return choose_in_lockstep();
     size_t count = unstarted.count + woken.count;
     if (!count) return nullptr;
     size_t place = randomised ? generator() % count : 0;
@@ -281,6 +319,16 @@ void wait_until(Waiting& waiting, Done done) {
     }
 }
 
+// In lockstep: lets the others come to where this thread is.
+void go_together() {
+    if (!lockstep) return;
+    Thread* thread = &self();
+    ++thread->waits;
+    woken.push(thread);
+    resume(choose());
+    running = thread;
+}
+
 void wake(Waiting& waiting) {
     for (Thread* thread : waiting) woken.push(thread);
     waiting.clear();
@@ -291,10 +339,13 @@ void run_block(const uint3& index) {
     live = static_cast<int>(threads.size());
     unstarted.clear(threads.size());
     woken.clear(threads.size());
+    together.clear();
     for (Thread& thread : threads) {
         thread.fibre = nullptr;
         thread.exited = false;
         thread.copies.clear();
+        thread.place.assign(1, nullptr);
+        thread.waits = 0;
         unstarted.push(&thread);
     }
     resume(choose());
@@ -385,7 +436,9 @@ int wait_block(bool predicate, const char* file, int line) {
         wait_until(barrier.waiting, [&] { return barrier.turn != turn; });
     }
     acquire(&barrier.order[turn % 2]);
-    return barrier.passed_last;
+    int passed = barrier.passed_last;
+    go_together();
+    return passed;
 }
 
 const Slot* exchange(unsigned mask, const void* value, size_t bytes, const char* file, int line) {
@@ -425,7 +478,34 @@ const Slot* exchange(unsigned mask, const void* value, size_t bytes, const char*
         wait_until(warp.waiting, [&] { return open->arrived == mask; });
     }
     acquire(open);
+    go_together();
     return open->slots;
+}
+
+void enter_function(const void* from) {
+    self().place.back() = from;
+    self().place.push_back(nullptr);
+}
+
+void leave_function() { self().place.pop_back(); }
+
+void enter_basic_block(const void* place) {
+    self().place.back() = place;
+    self().waits = 0;
+    go_together();
+}
+
+bool is_shared(const void* address) {
+    const char* byte = static_cast<const char*>(address);
+    const char* dynamic = reinterpret_cast<const char*>(dynamic_shared);
+    return (shared_memory <= byte && byte < shared_memory_end) || (dynamic <= byte && byte < dynamic + dynamic_bytes);
+}
+
+bool is_of_threads(const void* address) {
+    const char* byte = static_cast<const char*>(address);
+    auto in = [byte](const void* begin, size_t size) { return static_cast<size_t>(byte - static_cast<const char*>(begin)) < size; };
+    return in(current->bottom, current->size) || in(threads.data(), threads.size() * sizeof(Thread)) ||
+           in(warps.data(), warps.size() * sizeof(Warp));
 }
 
 void async_push(const AsyncCopy& copy) { self().copies.push_back({self().groups, copy}); }
@@ -507,6 +587,13 @@ int run(const Launch& launch, const Type* parameters, unsigned count, void (*ent
             }
         }
         if (randomised) std::shuffle(blocks.begin(), blocks.end(), generator);
+        if (lockstep && blocks.size() > lockstep->blocks) {
+            for (size_t i = 0; i < lockstep->blocks; ++i) blocks[i] = blocks[(2 * i + 1) * blocks.size() / (2 * lockstep->blocks)];
+            blocks.resize(lockstep->blocks);
+        }
+        shared_memory = shared_begin;
+        shared_memory_end = shared_end;
+        dynamic_bytes = launch.shared_bytes;
         std::vector<void*> dynamic;
         for (const uint3& index : blocks) {
             // Of the very size, so that a byte too far is seen; and other memory for each block, so that ThreadSanitizer sees

@@ -54,6 +54,20 @@ extern uint3 block_index;
 extern unsigned char* dynamic_shared;
 extern unsigned capability;  // 75 for sm_75
 
+// In lockstep, the threads of a warp that are at the same place go on together, from one basic block to the next, and of all
+// places the first in the program comes first: so threads that went different ways meet again as soon as they can. The compiler's
+// hooks in accesses.cpp say where a thread is; `end_step` is called when all threads of a warp at one place have gone on.
+struct Lockstep {
+    unsigned blocks;  // of a launch, about so many are run
+    void (*end_step)();
+};
+extern const Lockstep* lockstep;  // null: one thread after the other, from one barrier to the next
+void enter_function(const void* from);
+void leave_function();
+void enter_basic_block(const void* place);
+bool is_shared(const void* address);
+bool is_of_threads(const void* address);  // the running one's stack, and what all threads are
+
 // Waits for all threads of the block that haven't returned; gives how many of them passed `predicate`.
 int wait_block(bool predicate, const char* file, int line);
 bool all_passed(int count);
@@ -182,10 +196,7 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __powf(float a, float b) { return std::pow(a, b); }
 inline float __expf(float a) { return std::exp(a); }
 inline float __logf(float a) { return std::log(a); }
-template <typename T>
-T __ldg(const T* address) {
-    return *address;
-}
+#define __ldg(address) (*(address))
 inline void __trap() { dcnn_host::fail("__trap()"); }
 
 template <typename T>
@@ -258,6 +269,7 @@ inline unsigned tf32_bits(float value) {
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     needs_tf32();
+    if (dcnn_host::lockstep) return;  // which watches where memory is accessed, not what is computed
     unsigned fragments[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, other[6];
     const dcnn_host::Slot* slots = dcnn_host::exchange(0xffffffffu, fragments, sizeof fragments, __FILE__, __LINE__);
     unsigned lane = dcnn_host::running->rank % 32;
@@ -273,6 +285,7 @@ inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsign
 }
 
 inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    if (dcnn_host::lockstep) return;
     unsigned fragments[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     __half other[12];
     const dcnn_host::Slot* slots = dcnn_host::exchange(0xffffffffu, fragments, sizeof fragments, __FILE__, __LINE__);
@@ -317,7 +330,7 @@ struct Entry;
 template <typename... P, void (*Kernel)(P...)>
 struct Entry<Kernel> {
     template <size_t... I>
-    static void call(const Argument* arguments, std::index_sequence<I...>) {
+    __attribute__((no_sanitize("thread"))) static void call(const Argument* arguments, std::index_sequence<I...>) {
         Kernel(*static_cast<const std::remove_cv_t<P>*>(arguments[I].value)...);
     }
     static void call(const Argument* arguments) { call(arguments, std::index_sequence_for<P...>{}); }

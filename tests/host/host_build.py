@@ -1,8 +1,9 @@
 """Builds .cu sources with g++ for the CPU, kernel by kernel, into shared libraries kept by the digest of what made them.
 
 ``DCNN_HOST_SANITIZER`` chooses the build: ``address`` (AddressSanitizer and UndefinedBehaviorSanitizer), ``thread``
-(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`. ``DCNN_HOST_CACHE`` names
-another folder for the libraries.
+(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`. With ``accesses``, which
+is no sanitizer, the compiler's hooks call ``accesses.cpp``, and warps run in lockstep. ``DCNN_HOST_CACHE`` names another folder
+for the libraries.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SANITIZERS = {
     "none": (),
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
+    # Unoptimised, each access of the source is one of the program, as wide as written.
+    "accesses": ("-O0", "-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-nodefaultlibs"),
 }
 
 
@@ -44,7 +47,7 @@ def compiler() -> str | None:
 def environment(sanitizer: str) -> dict[str, str]:
     """Environment variables under which a Python process can load what is built with a sanitizer."""
     variables = {"DCNN_HOST_SANITIZER": sanitizer}
-    if sanitizer != "none":
+    if sanitizer not in ("none", "accesses"):
         library = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
         variables["LD_PRELOAD"] = _run([str(compiler()), f"-print-file-name={library}"]).strip()
         # Python keeps what it allocated until the end; libraries share names on purpose.
@@ -101,6 +104,15 @@ def _runtime() -> ctypes.CDLL:
     return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
+@functools.cache
+def accesses() -> ctypes.CDLL:
+    """The library whose hooks measure how memory is accessed; from when it is loaded, warps run in lockstep."""
+    _runtime()
+    source = HERE / "accesses.cpp"
+    library = _compile(f'#include "{source}"\n', (source, HERE / "cuda_host.h"), (*FLAGS, "-O2", f"-I{HERE}"))
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
 #: After the kernels: a function for each, which launches it. All that the library keeps in .bss is shared memory.
 _TRAILER = """
 extern "C" __attribute__((visibility("hidden"))) char __bss_start[], _end[];
@@ -131,7 +143,7 @@ def _companions(code: str, expression: str) -> tuple[str, ...]:
         return other.partition("<")[0], "long long" in other
 
     listed = sorted(other for other in _instances().get(code, []) if alike(other) == alike(expression))
-    if expression not in listed:
+    if expression not in listed or _sanitizer() == "accesses":  # which needs few
         return (expression,)
     first = listed.index(expression) // TOGETHER * TOGETHER
     return tuple(listed[first : first + TOGETHER])
@@ -139,7 +151,7 @@ def _companions(code: str, expression: str) -> tuple[str, ...]:
 
 @functools.cache
 def _build(code: str, expressions: tuple[str, ...], include: tuple[str, ...]) -> ctypes.CDLL:
-    _runtime()
+    accesses() if _sanitizer() == "accesses" else _runtime()
     headers = [path for folder in include for path in sorted(Path(folder).glob("*.cuh"))]
     flags = (*FLAGS, *SANITIZERS[_sanitizer()], "-include", str(HERE / "cuda_host.h"), *(f"-I{folder}" for folder in include))
     entries = "".join(_ENTRY.format(number=number, expression=expression) for number, expression in enumerate(expressions))

@@ -49,7 +49,6 @@ MUTANTS = (
     Mutant("bound of the product's rows", KERNEL, "if (output >= layout.outputs) continue;", ""),
     Mutant("bound of the product's pixels", KERNEL, "if (left <= 0) return;", ""),
     Mutant("bound of a pack's pixels", KERNEL, "if (j < left)", ""),
-    Mutant("bound of few terms' threads", KERNEL, "if (first >= pixels) return;", ""),
     Mutant("pixels read beyond the last", KERNEL, "layout, min(first + p, pixels - 1));", "layout, first + p);"),
     Mutant("bound of channels", SIGNAL, "place.inside && channel < channels ?", "place.inside ?"),
     Mutant("bound of a picture's rows", SIGNAL, "(row) < static_cast<unsigned>(rows)", "(row) <= static_cast<unsigned>(rows)"),

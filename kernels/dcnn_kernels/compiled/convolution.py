@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def convolution_2d(
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
-    taps = [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], i * kw + j) for i, j in np.ndindex(kh, kw)]
+    taps = _taps((kh, kw), pad, dilate)
     if (kh == kw == 1 or stride != (1, 1)) and incoming >= DEEP:
         panels.multiply(y, x, filters, taps, stride, through)
     else:
@@ -99,15 +100,7 @@ def transposed_convolution_2d(
             x, W, b, (1, 1), pad, dilate, groups, x.shape[2:], None, False
         )
         return y if through.idle else relu_reverse(y, mask, rectify, 0.0)
-    # The pixels of one phase, their number modulo the stride, are windows of stride 1 over x, each with its share of the taps.
-    phases: list[list[Tap]] = []
-    for phase in np.ndindex(*stride):
-        phases.append([])
-        for i, j in np.ndindex(kh, kw):
-            down, across = (p + side[0] - n * d for p, side, n, d in zip(phase, pad, (i, j), dilate, strict=True))
-            if down % stride[0] == across % stride[1] == 0:
-                phases[-1].append(Tap(down // stride[0], across // stride[1], i * kw + j))
-    multiply(y, x, filters, phases, (1, 1), stride, through)
+    multiply(y, x, filters, _phases((kh, kw), stride, pad, dilate), (1, 1), stride, through)
     return y
 
 
@@ -168,6 +161,29 @@ def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:
     batch, _, rows, columns = y.shape
     plain = 9 * filters.made * filters.taken * batch * rows * (columns + 1)
     return y.dtype == np.float32 and winograd.cost(y, filters) < plain
+
+
+@lru_cache(maxsize=256)
+def _taps(ksize: Pair, pad: Pads, dilate: Pair) -> list[Tap]:
+    """The taps of windows, not to be changed."""
+    places = enumerate(np.ndindex(*ksize))
+    return [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], place) for place, (i, j) in places]
+
+
+@lru_cache(maxsize=256)
+def _phases(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> list[list[Tap]]:
+    """The taps on the way back, by phase, not to be changed.
+
+    The pixels of one phase, their number modulo the stride, are windows of stride 1, each with its share of the taps.
+    """
+    phases: list[list[Tap]] = []
+    for phase in np.ndindex(*stride):
+        phases.append([])
+        for place, (i, j) in enumerate(np.ndindex(*ksize)):
+            down, across = (p + side[0] - n * d for p, side, n, d in zip(phase, pad, (i, j), dilate, strict=True))
+            if down % stride[0] == across % stride[1] == 0:
+                phases[-1].append(Tap(down // stride[0], across // stride[1], place))
+    return phases
 
 
 def _bias(b: FloatArray | None, y: FloatArray) -> FloatArray:
