@@ -5,6 +5,7 @@ Lanes that see no pixel are masked. Rows that lie outside are read from a row of
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def scattered(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair = (1, 1)) -> Ta
 
 
 def _taps(rows: list[list[tuple[int, int]]], columns: list[list[tuple[int, int]]], width: int) -> Taps:
-    rows = [[(shift, place * width) for shift, place in phase] for phase in rows]
+    rows = [sorted((shift, place * width) for shift, place in phase) for phase in rows]
     tables = [np.array([tap for phase in phases for tap in phase], np.int64).reshape(-1, 2) for phases in (rows, columns)]
     ends = [np.cumsum([0, *map(len, phases)]) for phases in (rows, columns)]
     return Taps(tables[0], tables[1], ends[0], ends[1])
@@ -108,6 +109,10 @@ def sum_windows(
     lanes, down, across = VECTOR // x.itemsize, len(taps.row_ends) - 1, len(taps.column_ends) - 1
     for phase in range(down):
         some = taps.row_ends[phase], taps.row_ends[phase + 1]
+        # Where a phase's taps are rows side by side, each row of pixels is read once for all of its windows.
+        tall = some[1] - some[0]
+        if stride[0] != stride[1] or (tall and taps.rows[some[1] - 1, 0] - taps.rows[some[0], 0] != tall - 1):
+            tall = 0
         # Counting on saves divisions, which take as long as all else that a small block needs besides its sums.
         row, seen = phase, 0
         while row < rows:
@@ -116,11 +121,25 @@ def sum_windows(
                 to = y_start + row * columns + column, down * columns, (rows - row) * columns, columns - column
                 at, source = (seen, stride[0], there), (x_start, height, width)
                 if across == 2:
-                    _sums(TOGETHER, 1, 2, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    if tall == 2:
+                        _sums(TOGETHER, 2, 1, 2, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    elif tall == 3:
+                        _sums(TOGETHER, 3, 1, 2, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    else:
+                        _sums(TOGETHER, 0, 1, 2, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 elif stride[1] == 2:
-                    _sums(TOGETHER, 2, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    if tall == 3:
+                        _sums(TOGETHER, 3, 2, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    elif tall == 5:
+                        _sums(TOGETHER, 5, 2, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    else:
+                        _sums(TOGETHER, 0, 2, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                elif tall == 3:
+                    _sums(TOGETHER, 3, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                elif tall == 5:
+                    _sums(TOGETHER, 5, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 else:
-                    _sums(TOGETHER, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                    _sums(TOGETHER, 0, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 column += lanes * across
                 there += lanes * stride[1]
             row += TOGETHER * down
@@ -190,12 +209,13 @@ def unpool_windows(
 
 
 @intrinsic(prefer_literal=True)
-def _sums(typing, together, step, spread, y, to, x, source, outside, at, taps, some, W, W_start, bias):
+def _sums(typing, together, tall, step, spread, y, to, x, source, outside, at, taps, some, W, W_start, bias):
     """A block of sums.
 
     Args:
         typing: Numba's own.
         together: Rows, a literal.
+        tall: How many rows side by side a window's taps are, a literal, where rows of windows are ``step`` apart; else 0.
         step: Columns between windows, a literal.
         spread: Phases of columns, a literal.
         y: Flat.
@@ -211,30 +231,32 @@ def _sums(typing, together, step, spread, y, to, x, source, outside, at, taps, s
         bias: The sums before any product.
     """
     integer = types.int64
-    signature = types.void(together, step, spread, y, to, x, source, outside, at, taps, some, W, integer, bias)
+    signature = types.void(together, tall, step, spread, y, to, x, source, outside, at, taps, some, W, integer, bias)
 
     def generate(context, builder, signature, values):
         lanes, vector = vector_of(context, x)
         fma = ir.FunctionType(vector, [vector] * 3)
         fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{lanes}f{x.dtype.bitwidth}")
-        first, results = _everywhere(builder, values[13], vector), []
+        literals = together.literal_value, tall.literal_value, step.literal_value
+        first, results = _everywhere(builder, values[14], vector), []
         for phase in range(spread.literal_value):
             sums = [cgutils.alloca_once(builder, vector) for _ in range(together.literal_value)]
             for total in sums:
                 builder.store(first, total)
 
-            def add(place, lines, column, width, sums=sums):
-                weight = pointer_to(context, builder, W, values[11], builder.add(values[12], place))
-                weight = _everywhere(builder, builder.load(weight), vector)
-                for (line,), total in zip(lines, sums, strict=True):
+            def add(reads, column, width, sums=sums):
+                for (line,), uses in reads:
                     pixels = _pixels(context, builder, x, line, column, width, step.literal_value, ir.Constant(vector, None))
-                    builder.store(builder.call(fma, [weight, pixels, builder.load(total)]), total)
+                    for r, place in uses:
+                        weight = pointer_to(context, builder, W, values[12], builder.add(values[13], place))
+                        weight = _everywhere(builder, builder.load(weight), vector)
+                        builder.store(builder.call(fma, [weight, pixels, builder.load(sums[r])]), sums[r])
 
-            planes = [(x, values[5], builder.extract_value(values[6], 0))]
-            edge = pointer_to(context, builder, outside, values[7], ir.IntType(64)(0))
-            _sweep(context, builder, taps, planes, edge, *values[8:11], values[6], together.literal_value, phase, add)
+            planes = [(x, values[6], builder.extract_value(values[7], 0))]
+            edge = pointer_to(context, builder, outside, values[8], ir.IntType(64)(0))
+            _sweep(context, builder, taps, planes, edge, *values[9:12], values[7], literals, phase, add)
             results.append([builder.load(total) for total in sums])
-        _write(context, builder, y, values[3], values[4], results)
+        _write(context, builder, y, values[4], values[5], results)
         return context.get_dummy_value()
 
     return signature, generate
@@ -254,18 +276,19 @@ def _maxima(typing, together, step, y, switches, to, x, source, outside, at, tap
             builder.store(least, best)
             builder.store(ir.Constant(whole, None), where)
 
-        def compare(place, lines, column, width):
-            place = _everywhere(builder, _narrowed(builder, place, whole.element), whole)
-            for (line,), best, where in zip(lines, maxima, places, strict=True):
-                pixels, before = _pixels(context, builder, x, line, column, width, step.literal_value, least), builder.load(best)
+        def compare(reads, column, width):
+            for (line,), ((r, place),) in reads:
+                place = _everywhere(builder, _narrowed(builder, place, whole.element), whole)
+                pixels = _pixels(context, builder, x, line, column, width, step.literal_value, least)
+                before, where = builder.load(maxima[r]), builder.load(places[r])
                 larger = builder.fcmp_unordered(">", pixels, before)
                 larger = builder.and_(larger, builder.fcmp_ordered("ord", before, before))
-                builder.store(builder.select(larger, pixels, before), best)
-                builder.store(builder.select(larger, place, builder.load(where)), where)
+                builder.store(builder.select(larger, pixels, before), maxima[r])
+                builder.store(builder.select(larger, place, where), places[r])
 
         planes = [(x, values[5], builder.extract_value(values[6], 0))]
         edge = pointer_to(context, builder, outside, values[7], ir.IntType(64)(0))
-        _sweep(context, builder, taps, planes, edge, *values[8:11], values[6], together.literal_value, 0, compare)
+        _sweep(context, builder, taps, planes, edge, *values[8:11], values[6], (together.literal_value, 0, 0), 0, compare)
         _write(context, builder, y, values[2], values[4], [[builder.load(best) for best in maxima]])
         kind = ir.VectorType(context.get_value_type(switches.dtype), lanes)
         narrow = [_narrowed(builder, builder.load(where), kind) for where in places]
@@ -288,18 +311,18 @@ def _unpooled(typing, together, spread, y, to, g, switches, switches_start, sour
             for total in sums:
                 builder.store(zero, total)
 
-            def add(place, lines, column, width, sums=sums):
+            def add(reads, column, width, sums=sums):
                 kind = ir.VectorType(context.get_value_type(switches.dtype), lanes)
-                place = _everywhere(builder, _narrowed(builder, place, kind.element), kind)
-                for (signals, chosen), total in zip(lines, sums, strict=True):
+                for (signals, chosen), ((r, place),) in reads:
+                    place = _everywhere(builder, _narrowed(builder, place, kind.element), kind)
                     signal = _pixels(context, builder, g, signals, column, width, 1, zero)
                     switch = _pixels(context, builder, switches, chosen, column, width, 1, ir.Constant(kind, None))
                     value = builder.select(builder.icmp_unsigned("==", switch, place), signal, zero)
-                    builder.store(builder.fadd(builder.load(total), value), total)
+                    builder.store(builder.fadd(builder.load(sums[r]), value), sums[r])
 
             planes = [(g, values[4], builder.extract_value(values[7], 0)), (switches, values[5], values[6])]
             edge = pointer_to(context, builder, outside, values[8], ir.IntType(64)(0))
-            _sweep(context, builder, taps, planes, edge, *values[9:12], values[7], together.literal_value, phase, add)
+            _sweep(context, builder, taps, planes, edge, *values[9:12], values[7], (together.literal_value, 0, 0), phase, add)
             results.append([builder.load(total) for total in sums])
         _write(context, builder, y, values[2], values[3], results)
         return context.get_dummy_value()
@@ -307,7 +330,7 @@ def _unpooled(typing, together, spread, y, to, g, switches, switches_start, sour
     return signature, generate
 
 
-def _sweep(context, builder, taps, planes, edge, at, tables, some, source, together, phase, visit):
+def _sweep(context, builder, taps, planes, edge, at, tables, some, source, literals, phase, visit):
     """Visits the taps of a block of windows, in row order.
 
     Args:
@@ -320,10 +343,10 @@ def _sweep(context, builder, taps, planes, edge, at, tables, some, source, toget
         tables: Of them, a :class:`Taps`.
         some: See :func:`_sums`.
         source: See :func:`_sums`.
-        together: Rows of windows.
+        literals: Rows of windows, and ``tall`` and ``step`` of :func:`_sums`.
         phase: Of columns.
-        visit: ``visit(place, lines, column, width)`` is given the tap's place in the filter, for each row of windows where the
-            row that the tap sees begins in each plane, and there the first window's column.
+        visit: ``visit(reads, column, width)`` is given, for each row that is read, where it begins in each plane, and the rows of
+            windows that see it, each with the tap's place in the filter; and there the first window's column.
     """
     integer = ir.IntType(64)
     rows, columns, _, ends = (
@@ -339,22 +362,40 @@ def _sweep(context, builder, taps, planes, edge, at, tables, some, source, toget
     one, two, zero = integer(1), integer(2), integer(0)
     first, last = (builder.extract_value(some, n) for n in range(2))
     left, right = (word(ends, integer(phase + n)) for n in range(2))
+    together, tall, step = literals
     pixels, begin, pitch = (builder.mul(number, width) for number in (height, row, row_step))
-    steps = [builder.mul(pitch, integer(r)) for r in range(together)]
     starts = [pointer_to(context, builder, *plane) for plane in planes]
-    with cgutils.for_range_slice(builder, first, last, one, integer) as (i, _):
-        i = builder.mul(i, two)
-        begin_of_tap = builder.add(begin, builder.mul(word(rows, i), width))
-        of_row, lines = word(rows, builder.add(i, one)), []
-        for step in steps:
-            offset = builder.add(begin_of_tap, step)
-            inside = builder.icmp_unsigned("<", offset, pixels)
-            line = [builder.select(inside, builder.gep(starts[0], [offset]), edge)]
-            lines.append(line + [builder.gep(start, [builder.select(inside, offset, zero)]) for start in starts[1:]])
+
+    def line_at(offset):
+        inside = builder.icmp_unsigned("<", offset, pixels)
+        line = [builder.select(inside, builder.gep(starts[0], [offset]), edge)]
+        return line + [builder.gep(start, [builder.select(inside, offset, zero)]) for start in starts[1:]]
+
+    @contextmanager
+    def columns_of_taps():
         with cgutils.for_range_slice(builder, left, right, one, integer) as (j, _):
             j = builder.mul(j, two)
-            place = builder.add(of_row, word(columns, builder.add(j, one)))
-            visit(place, lines, builder.add(column, word(columns, j)), width)
+            yield word(columns, builder.add(j, one)), builder.add(column, word(columns, j))
+
+    if tall:
+        taps_of_rows = [builder.mul(builder.add(first, integer(n)), two) for n in range(tall)]
+        begin = builder.add(begin, builder.mul(word(rows, taps_of_rows[0]), width))
+        of_rows = [word(rows, builder.add(i, one)) for i in taps_of_rows]
+        lines = [line_at(builder.add(begin, builder.mul(width, integer(q)))) for q in range((together - 1) * step + tall)]
+        with columns_of_taps() as (place, here):
+            places = [builder.add(of_row, place) for of_row in of_rows]
+            seen = [[(r, q - r * step) for r in range(together) if 0 <= q - r * step < tall] for q in range(len(lines))]
+            reads = [(line, [(r, places[n]) for r, n in uses]) for line, uses in zip(lines, seen, strict=True)]
+            visit(reads, here, width)
+        return
+    steps = [builder.mul(pitch, integer(r)) for r in range(together)]
+    with cgutils.for_range_slice(builder, first, last, one, integer) as (i, _):
+        i = builder.mul(i, two)
+        begin_of_tap, of_row = builder.add(begin, builder.mul(word(rows, i), width)), word(rows, builder.add(i, one))
+        lines = [line_at(builder.add(begin_of_tap, step)) for step in steps]
+        with columns_of_taps() as (place, here):
+            place = builder.add(of_row, place)
+            visit([(line, [(r, place)]) for r, line in enumerate(lines)], here, width)
 
 
 def _pixels(context, builder, array, line, column, width, step, outside):
