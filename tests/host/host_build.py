@@ -31,7 +31,7 @@ SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
     # Unoptimised, each access of the source is one of the program, as wide as written.
-    "accesses": ("-O0", "-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-nodefaultlibs"),
+    "accesses": ("-O0", "-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-nodefaultlibs", "-fno-threadsafe-statics"),
 }
 
 

@@ -59,12 +59,13 @@ _LAYOUT = np.dtype(
 
 
 class Tile(NamedTuple):
-    """What a block computes of the product: warps along outputs and pixels, and 32s of outputs to a warp."""
+    """What a block computes of the product: warps along outputs and pixels, and to a warp 32s of outputs and of pixels."""
 
     warps_m: int
     warps_n: int
     warp_m: int
-    #: Time for the same work, compared to the largest tile.
+    warp_n: int
+    #: Time for the same work, compared to that of other tiles.
     cost: float
 
     @property
@@ -75,15 +76,22 @@ class Tile(NamedTuple):
     @property
     def pixels(self) -> int:
         """Columns."""
-        return 32 * self.warps_n
+        return 32 * self.warps_n * self.warp_n
 
     @property
     def threads(self) -> int:
         """Threads of the block."""
         return 32 * self.warps_m * self.warps_n
 
+    @property
+    def resident(self) -> int:
+        """Threads that a multiprocessor has room for: each takes more registers where a warp computes more."""
+        return 512 // self.warp_n
 
-TILES = (Tile(2, 4, 2, 1.0), Tile(1, 4, 2, 1.1), Tile(2, 2, 1, 1.3), Tile(1, 4, 1, 1.4))
+
+#: The first is for tensor cores only, which have to wait for shared memory: for 64x64 a warp reads, by the product, half of what
+#: it reads for 32x32. Costs are reckoned from the instructions of the loop, not measured.
+TILES = (Tile(2, 2, 2, 2, 0.7), Tile(2, 4, 2, 1, 1.0), Tile(1, 4, 2, 1, 1.1), Tile(2, 2, 1, 1, 1.3), Tile(1, 4, 1, 1, 1.4))
 
 
 class _Pooling(NamedTuple):
@@ -165,12 +173,14 @@ class _Math(NamedTuple):
         depth: Elements to a word.
         pooled_words: Words along the depth of a tile where the signal is pooled: as many as there are registers for what a
             thread keeps of it. Otherwise they are 16.
+        tensor_cores: Whether these multiply.
     """
 
     name: str
     word: np.dtype[Any]
     depth: int
     pooled_words: int
+    tensor_cores: bool = False
 
 
 def convolution_2d(
@@ -468,14 +478,14 @@ def _implicit_gemm(source: _Source, W: Array, y: Array, layouts: tuple[np.void, 
     index, Index = _index(source, y, splits)
     sums = y if splits == 1 else cupy.empty((splits, *y.shape), np.promote_types(y.dtype, np.float32))
     finish = (rectifier if splits == 1 else _Rectifier()).arguments(y.dtype)
-    shape = f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, {words}>"
+    shape = f"Tile<{tile.warps_m}, {tile.warps_n}, {tile.warp_m}, {tile.warp_n}, {words}>"
     for layout, depth_tiles in zip(layouts, tiles, strict=True):
         filters = cupy.empty((groups, depth_tiles * words, width), way.word)
         if filters.size:
             launch(
                 FILE,
                 f"pack_filters<{way.name}, {side}>",
-                (min(-(groups * _padded(channels, side) // way.depth * width // -256), MAX_BLOCKS),),
+                (min(groups * -(channels // -side) * (width // 32), MAX_BLOCKS),),
                 (256,),
                 (W, layout, filters, np.int32(depth_tiles * (depth // side)), np.int32(width)),
             )
@@ -524,9 +534,9 @@ def _sum_splits(parts: Array, y: Array, splits: int, rectifier: _Rectifier) -> N
 
 def _way(dtype: np.dtype[Any]) -> _Math:
     if dtype == np.float16:
-        return _Math("Half", np.dtype(np.uint32), depth=2, pooled_words=8)
+        return _Math("Half", np.dtype(np.uint32), depth=2, pooled_words=8, tensor_cores=True)
     if dtype == np.float32 and current_precision() == "tf32" and int(cupy.cuda.Device().compute_capability) >= 80:
-        return _Math("TensorFloat32", np.dtype(np.uint32), depth=1, pooled_words=16)
+        return _Math("TensorFloat32", np.dtype(np.uint32), depth=1, pooled_words=16, tensor_cores=True)
     return _Math(f"Exact<{ctype(dtype)}>", dtype, depth=1, pooled_words=8)
 
 
@@ -537,10 +547,10 @@ def _plan(outputs: int, pixels: int, groups: int, tiles: int, way: _Math) -> tup
     """
     plans = []
     for tile in TILES:
-        if way.word.itemsize == 8 and tile.warp_m > 1:
+        if (way.word.itemsize == 8 and tile.warp_m > 1) or (not way.tensor_cores and tile.warp_n > 1):
             continue  # too many registers
         blocks = groups * -(outputs // -tile.outputs) * -(pixels // -tile.pixels)
-        room = MULTIPROCESSORS * 512 // tile.threads
+        room = MULTIPROCESSORS * tile.resident // tile.threads
         splits = max(1, min(room // blocks, tiles // 8))
         cost = blocks * tile.outputs * tile.pixels * tile.cost * max(1.0, room / (blocks * splits))
         plans.append((cost, tile, splits))

@@ -58,8 +58,12 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
     static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
 #if __CUDA_ARCH__ >= 800
     unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(target), "l"(global), "n"(Bytes), "r"(valid ? Bytes : 0)
-                 : "memory");
+    // 16 bytes pass by the L1 cache, which is left to other reads.
+    if constexpr (Bytes == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(global), "r"(valid ? 16 : 0) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(target), "l"(global), "n"(Bytes), "r"(valid ? Bytes : 0)
+                     : "memory");
 #else
     using Words = Pack<unsigned, Bytes / 4>;
     *static_cast<Words*>(shared) = valid ? *static_cast<const Words*>(global) : Words{};

@@ -11,8 +11,8 @@
 // How the matrix product multiplies. A word holds DEPTH elements that follow along k, a line LINE words that follow along k, so
 // that a lane finds side by side in shared memory what it needs. Of every 32 x 32 of the product a lane owns 4 rows, row(lane, i),
 // and 2 times 4 columns, 16 p + 4 (lane % 4) + j, so that it writes its results 16 bytes at a time.
-template <typename T, int M>
-using Sums = T[M][4][2][4];
+template <typename T, int M, int N>
+using Sums = T[M][4][2 * N][4];
 
 template <typename T>
 struct Exact {
@@ -23,26 +23,27 @@ struct Exact {
 
     __device__ __forceinline__ static Word word(const Element (&values)[1]) { return values[0]; }
     __device__ __forceinline__ static int row(int lane, int i) { return lane / 4 * 4 + i; }
-    // Where in a line of filters the word of an output lies.
-    __device__ __forceinline__ static int place(int output, int) { return output; }
+    // Which output's word lies at a place of a line of filters, and which of the line's words it is.
+    __device__ __forceinline__ static int output_at(int place) { return place; }
+    __device__ __forceinline__ static int word_at(int) { return 0; }
 
-    template <int LINES, int M, int A, int B>
+    template <int LINES, int M, int N, int A, int B>
     __device__ __forceinline__ static void multiply(const Word (&a)[LINES][A], const Word (&b)[LINES][B], int row, int column,
-                                                    int lane, Sums<Sum, M>& sums) {
+                                                    int lane, Sums<Sum, M, N>& sums) {
         using Words = Pack<Word, 4>;
 #pragma unroll(sizeof(T) == 4 ? 2 : 1)
         for (int k = 0; k < LINES; ++k) {
-            Words left[M], right[2];
+            Words left[M], right[2 * N];
 #pragma unroll
             for (int m = 0; m < M; ++m) left[m] = *reinterpret_cast<const Words*>(&a[k][row + 32 * m + lane / 4 * 4]);
 #pragma unroll
-            for (int p = 0; p < 2; ++p) right[p] = *reinterpret_cast<const Words*>(&b[k][column + 16 * p + lane % 4 * 4]);
+            for (int p = 0; p < 2 * N; ++p) right[p] = *reinterpret_cast<const Words*>(&b[k][column + 16 * p + lane % 4 * 4]);
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
 #pragma unroll
-                    for (int p = 0; p < 2; ++p)
+                    for (int p = 0; p < 2 * N; ++p)
 #pragma unroll
                         for (int j = 0; j < 4; ++j) sums[m][i][p][j] += left[m].values[i] * right[p].values[j];
         }
@@ -59,30 +60,31 @@ struct TensorCores : Instruction {
     static constexpr int LINE = 2;
 
     __device__ __forceinline__ static int row(int lane, int i) { return i / 2 * 16 + lane / 4 * 2 + i % 2; }
-    __device__ __forceinline__ static int place(int output, int word) { return output / 2 * 4 + word * 2 + output % 2; }
+    __device__ __forceinline__ static int output_at(int place) { return place / 4 * 2 + place % 2; }
+    __device__ __forceinline__ static int word_at(int place) { return place / 2 % 2; }
 
-    template <int LINES, int M, int A, int B>
+    template <int LINES, int M, int N, int A, int B>
     __device__ __forceinline__ static void multiply(const Word (&a)[LINES][A], const Word (&b)[LINES][B], int row, int column,
-                                                    int lane, Sums<Sum, M>& sums) {
+                                                    int lane, Sums<Sum, M, N>& sums) {
         static_assert(A % 32 == 8 && B % 32 == 8, "lines must be 8 words apart, modulo the 32 banks");
         using Words = Pack<Word, 4>;
 #pragma unroll
         for (int line = 0; line < LINES; line += 4) {
-            Words left[M][2], right[2];
+            Words left[M][2], right[2 * N];
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll
                 for (int n = 0; n < 2; ++n)
                     left[m][n] = *reinterpret_cast<const Words*>(&a[line + lane % 4][2 * (row + 32 * m + 16 * n) + lane / 4 * 4]);
 #pragma unroll
-            for (int p = 0; p < 2; ++p)
+            for (int p = 0; p < 2 * N; ++p)
                 right[p] = *reinterpret_cast<const Words*>(&b[line + lane % 4][2 * (column + 16 * p) + lane / 4 * 4]);
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll
                 for (int i = 0; i < 4; i += 2)
 #pragma unroll
-                    for (int p = 0; p < 2; ++p)
+                    for (int p = 0; p < 2 * N; ++p)
 #pragma unroll
                         for (int j = 0; j < 2; ++j) {
                             const unsigned r[2] = {right[p].values[2 * j], right[p].values[2 * j + 1]};
@@ -119,12 +121,12 @@ struct HalfInstruction {
 };
 using Half = TensorCores<HalfInstruction>;
 
-// A block's part of the product: its warps side by side, each with 32 WARP_M rows and 32 columns; K words at a time.
-template <int WARPS_M, int WARPS_N, int WARP_M_, int K_>
+// A block's part of the product: its warps side by side, each with 32 WARP_M rows and 32 WARP_N columns; K words at a time.
+template <int WARPS_M, int WARPS_N, int WARP_M_, int WARP_N_, int K_>
 struct Tile {
-    static constexpr int WARP_M = WARP_M_, K = K_;
+    static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_, K = K_;
     static constexpr int ROW_WARPS = WARPS_M;
-    static constexpr int M = WARPS_M * 32 * WARP_M, N = WARPS_N * 32, THREADS = WARPS_M * WARPS_N * 32;
+    static constexpr int M = WARPS_M * 32 * WARP_M, N = WARPS_N * 32 * WARP_N, THREADS = WARPS_M * WARPS_N * 32;
 };
 
 // The rows of the product's windows: unit after unit, each a tap of CHANNELS channels, padded with zeros; all taps of some
@@ -143,6 +145,12 @@ struct Unit {
     }
 };
 
+// Which pixel's window is the product's column of this number, and so whose results a lane gets there. Where pixels can't be written
+// in packs, a lane's four columns stand for pixels four apart: so what lanes write together lies together.
+__device__ __forceinline__ int pixel_of(int column, int whole) {
+    return whole ? column : column / 16 * 16 + column % 4 * 4 + column / 4 % 4;
+}
+
 // Brings one tile of windows after another from global memory through registers to shared memory. Each thread gathers the
 // windows of one pixel, LINE words of each of its lines.
 template <int CHANNELS_>
@@ -160,8 +168,8 @@ struct Gathered {
 
     public:
         __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
-                                          Index first, Index pixels)
-            : Loader(arrays, layout, group, Pixel<Index>(layout, min(first + place(), pixels - 1)), first + place() < pixels) {}
+                                          Index first, Index pixels, int whole)
+            : Loader(arrays, layout, group, first + pixel_of(place(), whole), pixels) {}
 
         __device__ __forceinline__ void load(int tile) {
 #pragma unroll
@@ -200,6 +208,10 @@ struct Gathered {
 
     private:
         __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
+                                          Index pixel, Index pixels)
+            : Loader(arrays, layout, group, Pixel<Index>(layout, min(pixel, pixels - 1)), pixel < pixels) {}
+
+        __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
                                           const Pixel<Index>& pixel, bool exists)
             : layout(layout), row(exists ? pixel.row * layout.rows.stride + layout.rows.offset : -(1 << 30)),
               column(pixel.column * layout.columns.stride + layout.columns.offset), source(arrays, layout, pixel.picture, group) {}
@@ -216,7 +228,7 @@ struct Gathered {
     };
 };
 
-// The same where a window is a pixel and follows the one before it in memory: each thread takes four at a time.
+// The same where a window is a pixel and follows the one before it in memory, as results do: each thread takes four at a time.
 template <int CHANNELS_>
 struct Contiguous {
     static constexpr int CHANNELS = CHANNELS_;
@@ -231,7 +243,7 @@ struct Contiguous {
 
     public:
         __device__ __forceinline__ Loader(const Arrays<Element, typename Source::Switch>& arrays, const Layout& layout, int group,
-                                          Index first, Index pixels)
+                                          Index first, Index pixels, int)
             : channels(layout.channels), place(threadIdx.x % (Tile::N / 4) * 4), lane(threadIdx.x / (Tile::N / 4)),
               exists(first + place < pixels), plane(static_cast<Index>(layout.rows.source) * layout.columns.source) {
             const Index pixel = exists ? first + place : 0, picture = pixel / plane;
@@ -277,37 +289,49 @@ struct Contiguous {
     };
 };
 
-// Writes the filters as the product's left matrix, line by line with k in the order of Unit, zeros where padded. A thread takes one
-// output and the DEPTH channels of a word through all taps.
+// Writes the filters as the product's left matrix, line by line with k in the order of Unit, zeros where padded. A block takes
+// CHANNELS channels of some outputs through all taps. W is read along its memory and lines are written along theirs, which run
+// across; between the two the filters lie in shared memory.
 template <typename Math, int CHANNELS>
 __global__ void __launch_bounds__(256)
     pack_filters(const typename Math::Element* W, Layout layout, typename Math::Word* filters, int units, int width) {
-    constexpr int WORDS = CHANNELS / Math::DEPTH;
-    const int blocks = (layout.channels + CHANNELS - 1) / CHANNELS, taps = layout.taps();
-    const long long count = static_cast<long long>(layout.groups) * blocks * WORDS * width;
-    for (long long n = thread_index<long long>(); n < count; n += thread_count<long long>()) {
-        const int output = static_cast<int>(n % width);
-        const long long rest = n / width;
-        const int word = static_cast<int>(rest % WORDS), block = static_cast<int>(rest / WORDS % blocks);
-        const int group = static_cast<int>(rest / WORDS / blocks);
-        // The last block's threads also write the zeros after the last tap.
-        const int end = block == blocks - 1 ? units - block * taps : taps;
-        int i = 0, j = 0;
-        for (int tap = 0; tap < end; ++tap) {
-            typename Math::Element values[Math::DEPTH];
+    using Element = typename Math::Element;
+    constexpr int OUTPUTS = 32, TAPS = 9, DEPTH = Math::DEPTH, LINE = Math::LINE, WORDS = CHANNELS / DEPTH;
+    // From output to output an odd multiple of LINE words, so that lanes that read a line use different banks.
+    __shared__ Element tile[OUTPUTS][((WORDS * TAPS + LINE - 1) / LINE | 1) * LINE * DEPTH];
+
+    const int blocks = (layout.channels + CHANNELS - 1) / CHANNELS, parts = width / OUTPUTS, taps = layout.taps();
+    const bool by_output = layout.output_stride > layout.channel_stride;  // an output's channels lie side by side
+    const int rows = by_output ? OUTPUTS : CHANNELS, columns = by_output ? CHANNELS : OUTPUTS;
+    const long long count = static_cast<long long>(layout.groups) * blocks * parts;
+    for (long long n = blockIdx.x; n < count; n += gridDim.x) {
+        const int first_output = static_cast<int>(n % parts) * OUTPUTS, block = static_cast<int>(n / parts % blocks);
+        const int group = static_cast<int>(n / parts / blocks), first_unit = block * taps;
+        // The last block also writes the zeros after the last tap.
+        const int end = block == blocks - 1 ? units - first_unit : taps;
+        for (int first = 0; first < end; first += TAPS) {
+            const int here = max(0, min(TAPS, taps - first));
+            for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32)
+                for (int e = threadIdx.x % 32; e < columns * here; e += 32) {
+                    const int column = here == taps ? layout.by_taps.quotient(e) : e / here, tap = first + e - column * here;
+                    const int i = layout.by_tap_columns.quotient(tap), j = tap - i * layout.columns.taps;
+                    const int m = by_output ? row : column, c = by_output ? column : row;
+                    const int output = first_output + m, channel = block * CHANNELS + c;
+                    const bool exists = output < layout.outputs && channel < layout.channels;
+                    tile[m][c * here + tap - first] = exists ? W[layout.weight(group, output, channel, i, j)] : Element(0.0f);
+                }
+            __syncthreads();
+            for (int e = threadIdx.x; e < min(TAPS, end - first) * WORDS * OUTPUTS; e += blockDim.x) {
+                const int place = e % (LINE * OUTPUTS), line = e / (LINE * OUTPUTS) % (WORDS / LINE), tap = e / (WORDS * OUTPUTS);
+                const int channel = (line * LINE + Math::word_at(place)) * DEPTH;
+                Element values[DEPTH];
 #pragma unroll
-            for (int d = 0; d < Math::DEPTH; ++d) {
-                const int channel = block * CHANNELS + word * Math::DEPTH + d;
-                const bool exists = tap < taps && channel < layout.channels && output < layout.outputs;
-                values[d] = exists ? W[layout.weight(group, output, channel, i, j)] : typename Math::Element(0.0f);
+                for (int d = 0; d < DEPTH; ++d)
+                    values[d] = tap < here ? tile[Math::output_at(place)][(channel + d) * here + tap] : Element(0.0f);
+                const long long unit = static_cast<long long>(group) * units + first_unit + first + tap;
+                filters[(unit * (WORDS / LINE) + line) * LINE * width + LINE * first_output + place] = Math::word(values);
             }
-            const long long unit = static_cast<long long>(group) * units + block * taps + tap;
-            const long long line = (unit * WORDS + word) / Math::LINE;
-            filters[line * Math::LINE * width + Math::place(output, word % Math::LINE)] = Math::word(values);
-            if (++j == layout.columns.taps) {
-                j = 0;
-                ++i;
-            }
+            __syncthreads();
         }
     }
 }
@@ -315,17 +339,17 @@ __global__ void __launch_bounds__(256)
 // Blocks that a multiprocessor is to have room for: 512 threads at 128 registers each, or fewer where each takes more.
 template <typename Math, typename Source, typename Tile, typename Index>
 struct Resident {
-    static constexpr bool WIDE = sizeof(typename Math::Word) == 8 || sizeof(Index) == 8;
+    static constexpr bool WIDE = sizeof(typename Math::Word) == 8 || sizeof(Index) == 8 || Tile::WARP_N > 1;
     static constexpr int BLOCKS = (WIDE ? 256 : Source::POOLED && Tile::THREADS == 128 ? 384 : 512) / Tile::THREADS;
 };
 
-// N pixels that follow one another, to which a thread writes results of one channel after the other. Where they are `whole`, they
-// follow one another in memory too, as an aligned pack.
-template <int N, typename Index>
+// N pixels to which a thread writes results of one channel after the other. Where they are `whole`, they follow one another, in
+// memory too, as an aligned pack; otherwise they are STEP apart.
+template <int N, int STEP, typename Index>
 struct Targets {
     Index plane;
     Index places[N], bits[N];  // in y and in the rectifier's mask, of channel 0
-    Index left;                // pixels from the first one on: there may be fewer than N, or none
+    Index left;                // pixels from the first one on: there may be too few, or none
     int whole;
 
     template <typename T>
@@ -334,7 +358,7 @@ struct Targets {
         : plane(static_cast<Index>(layout.rows.size) * layout.columns.size), left(pixels - first), whole(whole) {
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-            const Pixel<Index> at(layout, min(whole ? first : first + j, pixels - 1));
+            const Pixel<Index> at(layout, min(whole ? first : first + j * STEP, pixels - 1));
             places[j] = at.place(layout);
             bits[j] = rectifier.bit(places[j], at.picture);
         }
@@ -355,7 +379,7 @@ struct Targets {
         } else {
 #pragma unroll
             for (int j = 0; j < N; ++j)
-                if (j < left) y[above + places[j]] = rectified.values[j];
+                if (j * STEP < left) y[above + places[j]] = rectified.values[j];
         }
     }
 };
@@ -372,8 +396,8 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
                   const typename Math::Element* bias, const typename Math::Element* scale, const typename Math::Element* shift,
                   const unsigned char* gate, typename Math::Sum low, typename Math::Sum high) {
     using Word = typename Math::Word;
-    using Words = Pack<Word, 4>;
     constexpr int M = Tile::M, N = Tile::N, LINE = Math::LINE, LINES = Tile::K / LINE;
+    constexpr int SIXTEEN = 16 / sizeof(Word);  // words in 16 bytes
     constexpr int LANES = Tile::THREADS * 4 / (M * LINE);  // lines of filters that the block brings at a time
     alignas(32) __shared__ Word left[2][LINES][M * LINE + 8];
     alignas(32) __shared__ Word right[2][LINES][N * LINE + 8];
@@ -390,36 +414,37 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
     const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / splits);
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int row = warp % Tile::ROW_WARPS * 32 * Tile::WARP_M, column = warp / Tile::ROW_WARPS * 32;
-    typename Windows::template Loader<Math, Source, Tile, Index> windows({x, switches, mask}, layout, group, first_pixel, pixels);
+    const int row = warp % Tile::ROW_WARPS * 32 * Tile::WARP_M, column = warp / Tile::ROW_WARPS * 32 * Tile::WARP_N;
+    typename Windows::template Loader<Math, Source, Tile, Index> windows({x, switches, mask}, layout, group, first_pixel, pixels,
+                                                                          whole);
     // Each thread brings four words of every LANES-th line of the filters.
     const int line = threadIdx.x / (M * LINE / 4), word = threadIdx.x % (M * LINE / 4) * 4;
     filters += ((static_cast<long long>(group) * tiles + begin) * LINES + line) * LINE * width + first_row * LINE + word;
-    Words loaded[(LINES + LANES - 1) / LANES];
 
-    const auto load = [&](int tile) {
+    const auto load = [&](int tile, int buffer) {
         windows.load(tile);
 #pragma unroll
         for (int n = 0; n < LINES; n += LANES)
-            if (n + line < LINES) loaded[n / LANES] = *reinterpret_cast<const Words*>(filters + n * LINE * width);
+#pragma unroll
+            for (int w = 0; w < 4; w += SIXTEEN)
+                if (LINES % LANES == 0 || n + line < LINES) copy_async<16>(&left[buffer][n + line][word + w], filters + n * LINE * width + w);
+        copy_async_commit();
         filters += Tile::K * width;
     };
     const auto store = [&](int buffer) {
         windows.store(right[buffer]);
-#pragma unroll
-        for (int n = 0; n < LINES; n += LANES)
-            if (n + line < LINES) *reinterpret_cast<Words*>(&left[buffer][n + line][word]) = loaded[n / LANES];
+        copy_async_wait<0>();
     };
 
-    Sums<typename Math::Sum, Tile::WARP_M> sums = {};
+    Sums<typename Math::Sum, Tile::WARP_M, Tile::WARP_N> sums = {};
     if (begin < end) {
-        load(begin);
+        load(begin, 0);
         store(0);
         __syncthreads();
         for (int tile = begin; tile < end; ++tile) {
             const int buffer = (tile - begin) % 2;
-            if (tile + 1 < end) load(tile + 1);  // in flight while this tile is multiplied
-            Math::template multiply<LINES, Tile::WARP_M>(left[buffer], right[buffer], row, column, lane, sums);
+            if (tile + 1 < end) load(tile + 1, 1 - buffer);  // in flight while this tile is multiplied
+            Math::template multiply<LINES, Tile::WARP_M, Tile::WARP_N>(left[buffer], right[buffer], row, column, lane, sums);
             if (tile + 1 < end) store(1 - buffer);
             __syncthreads();
         }
@@ -435,22 +460,26 @@ __global__ void __launch_bounds__(Tile::THREADS, (Resident<Math, Source, Tile, I
             const int output = min(first_row + row + 32 * m + Math::row(lane, i), layout.outputs - 1);
             const auto line = rectifier.line(group * layout.outputs + output);
 #pragma unroll
-            for (int p = 0; p < 2; ++p)
+            for (int p = 0; p < 2 * Tile::WARP_N; ++p)
 #pragma unroll
                 for (int j = 0; j < 4; ++j) sums[m][i][p][j] = line(sums[m][i][p][j]);
         }
-    const Index pixel = first_pixel + column + lane % 4 * 4;
-    const Targets<4, Index> targets[2] = {{layout, rectifier, pixel, pixels, whole},
-                                          {layout, rectifier, pixel + 16, pixels, whole}};
+    // 32 columns at a time.
 #pragma unroll
-    for (int m = 0; m < Tile::WARP_M; ++m)
+    for (int n = 0; n < Tile::WARP_N; ++n) {
+        const Index pixel = first_pixel + column + 32 * n + pixel_of(lane % 4 * 4, whole);
+        const Targets<4, 4, Index> targets[2] = {{layout, rectifier, pixel, pixels, whole},
+                                                 {layout, rectifier, pixel + 16, pixels, whole}};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int output = first_row + row + 32 * m + Math::row(lane, i);
-            if (output >= layout.outputs) continue;
+        for (int m = 0; m < Tile::WARP_M; ++m)
 #pragma unroll
-            for (int p = 0; p < 2; ++p) targets[p].write(group * layout.outputs + output, sums[m][i][p], rectifier, y);
-        }
+            for (int i = 0; i < 4; ++i) {
+                const int output = first_row + row + 32 * m + Math::row(lane, i);
+                if (output >= layout.outputs) continue;
+#pragma unroll
+                for (int p = 0; p < 2; ++p) targets[p].write(group * layout.outputs + output, sums[m][i][2 * n + p], rectifier, y);
+            }
+    }
 }
 
 // Adds up what the splits of implicit_gemm summed, always in the same order, and rectifies that. One split that is
@@ -638,7 +667,7 @@ __global__ void __launch_bounds__(128)
         }
     }
 
-    const Targets<PIXELS, Index> targets(layout, rectifier, first, pixels, whole);
+    const Targets<PIXELS, 1, Index> targets(layout, rectifier, first, pixels, whole);
     for (int m = 0; m < outputs; ++m) {
         Sum sums[PIXELS] = {};
 #pragma unroll
