@@ -63,6 +63,8 @@ class Graph:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.layers: dict[str, int] = {}
+        # One question asks for the same several times.
+        self._ancestors: dict[frozenset[int], list[int]] = {}
 
     def add(self, path: str, node: TraceableNode, inputs: tuple[int, ...]) -> int:
         """Adds one node and returns its index."""
@@ -101,14 +103,18 @@ class Graph:
 
     def ancestors(self, targets: Iterable[int]) -> list[int]:
         """The steps that some steps depend on, themselves included, in topological order."""
+        wanted = frozenset(targets)
+        if wanted in self._ancestors:
+            return list(self._ancestors[wanted])
         needed: set[int] = set()
-        pending = [target for target in targets if target != PICTURE]
+        pending = [target for target in wanted if target != PICTURE]
         while pending:
             index = pending.pop()
             if index not in needed:
                 needed.add(index)
                 pending.extend(source for source in self.steps[index].inputs if source != PICTURE)
-        return sorted(needed)
+        self._ancestors[wanted] = sorted(needed)
+        return list(self._ancestors[wanted])
 
     def evaluate(
         self,

@@ -92,9 +92,14 @@ def select_backend(module: str, backend: str | None, **arrays: Array) -> ModuleT
     if backend == "compiled" and not _numba_is_installed():
         raise BackendError("backend 'compiled' was forced, but Numba isn't installed; the extra 'cpu' brings it")
     try:
-        return importlib.import_module(f"dcnn_kernels.{backend}.{module}")
+        return _module(backend, module)
     except ModuleNotFoundError as error:
         raise BackendError(f"backend {backend!r} has no {module!r} here: {error}") from error
+
+
+@functools.cache
+def _module(backend: str, module: str) -> ModuleType:
+    return importlib.import_module(f"dcnn_kernels.{backend}.{module}")
 
 
 def _owner(arrays: dict[str, Array]) -> str:
