@@ -22,7 +22,6 @@ from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.dropin.conversions import Call, Conversion, Latest, last_conversion
 from dcnn_visualizer.dropin.tape import Tape
 from dcnn_visualizer.fingerprint import fingerprint
-from dcnn_visualizer.importers.torch_operators import array_of
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording
 from dcnn_visualizer.reversal import WAYS, Rule
@@ -141,10 +140,9 @@ def project(
             return _projected(x, field, neuron, rule, _exceptions(conversion))
     contest = conversion.contests[call.index, len(x)]
     engine = contest.next(engines_for(conversion, x))
-    picture = fingerprint([array_of(x)])
     latest = conversion.latest
-    if latest is None or latest.picture != picture:
-        conversion.latest = Latest(picture)
+    if latest is None or not latest.is_of(x):
+        conversion.latest = Latest(x)
         start = time.perf_counter()
         gradient = ENGINES[engine](module, conversion, x, call, rule).gradient(choose, keep=False)
         contest.note(engine, time.perf_counter() - start)
@@ -181,10 +179,9 @@ def project_as_it_is(module: nn.Module, x: Tensor, choose: Callable[[Tensor], Te
     contest, engines = conversion.contests[call.index, len(x)], engines_for(conversion, x)
     if contest.to_try(engines) or contest.next(engines) != "pytorch":
         return None
-    picture = fingerprint([array_of(x)])
-    if conversion.latest is not None and conversion.latest.picture == picture:
+    if conversion.latest is not None and conversion.latest.is_of(x):
         return None
-    conversion.latest = Latest(picture)
+    conversion.latest = Latest(x)
     return ENGINES["pytorch"](module, conversion, x, call, rule).gradient(choose, keep=False)
 
 

@@ -61,15 +61,19 @@ class Latest:
     """The picture that was asked about last.
 
     Args:
-        picture: Its fingerprint.
+        picture: The picture; a copy is kept, since the caller's may change.
 
     Attributes:
         passes: Forward passes that are kept for it, by what else they depend on, and the weights' fingerprints.
     """
 
-    def __init__(self, picture: bytes) -> None:
-        self.picture = picture
+    def __init__(self, picture: Tensor) -> None:
+        self._picture = picture.clone()
         self.passes: dict[Any, tuple[Any, bytes]] = {}
+
+    def is_of(self, picture: Tensor) -> bool:
+        """Whether a picture of the same dtype and device is the same."""
+        return torch.equal(self._picture, picture)
 
 
 class Conversion:

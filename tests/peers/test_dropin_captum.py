@@ -938,6 +938,16 @@ def test_the_faster_engine_is_taken(monkeypatch):
     assert asked == ["slow"] * 3 + ["fast"] * 3 + ["slow"] * 2
 
 
+@pytest.mark.usefixtures("engine")
+def test_a_picture_changed_in_place_is_another():
+    net, x = small()
+    for change in (lambda: x.mul_(0.5), lambda: x.data.add_(1), lambda: x.numpy().__setitem__((0, 1, 7, 7), 9), lambda: None):
+        compare("Saliency", (net,), x, 1)
+        compare("GuidedBackprop", (net,), x.clone(), 1)
+        change()
+        compare("Saliency", (net,), x, 1)
+
+
 def test_what_disturbs_a_call_decides_nothing():
     contest, engines = Contest(), ("one", "other")
     for seconds in (9.0, 1.0, 9.0):
