@@ -5,7 +5,7 @@ Lanes that see no pixel are masked. Rows that lie outside are read from a row of
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -237,6 +237,7 @@ def _sums(typing, together, tall, step, spread, y, to, x, source, outside, at, t
         lanes, vector = vector_of(context, x)
         fma = ir.FunctionType(vector, [vector] * 3)
         fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{lanes}f{x.dtype.bitwidth}")
+        broad, zero = builder.extract_value(values[5], 3), ir.Constant(vector, None)
         literals = together.literal_value, tall.literal_value, step.literal_value
         first, results = _everywhere(builder, values[14], vector), []
         for phase in range(spread.literal_value):
@@ -246,7 +247,7 @@ def _sums(typing, together, tall, step, spread, y, to, x, source, outside, at, t
 
             def add(reads, column, width, sums=sums):
                 for (line,), uses in reads:
-                    pixels = _pixels(context, builder, x, line, column, width, step.literal_value, ir.Constant(vector, None))
+                    pixels = _pixels(context, builder, x, line, column, width, step.literal_value, zero, broad)
                     for r, place in uses:
                         weight = pointer_to(context, builder, W, values[12], builder.add(values[13], place))
                         weight = _everywhere(builder, builder.load(weight), vector)
@@ -271,6 +272,7 @@ def _maxima(typing, together, step, y, switches, to, x, source, outside, at, tap
         lanes, vector = vector_of(context, x)
         whole = ir.VectorType(ir.IntType(x.dtype.bitwidth), lanes)
         maxima, places = ([cgutils.alloca_once(builder, kind) for _ in range(together.literal_value)] for kind in (vector, whole))
+        broad = builder.extract_value(values[4], 3)
         least = ir.Constant(vector, [float("-inf")] * lanes)
         for best, where in zip(maxima, places, strict=True):
             builder.store(least, best)
@@ -279,7 +281,7 @@ def _maxima(typing, together, step, y, switches, to, x, source, outside, at, tap
         def compare(reads, column, width):
             for (line,), ((r, place),) in reads:
                 place = _everywhere(builder, _narrowed(builder, place, whole.element), whole)
-                pixels = _pixels(context, builder, x, line, column, width, step.literal_value, least)
+                pixels = _pixels(context, builder, x, line, column, width, step.literal_value, least, broad)
                 before, where = builder.load(maxima[r]), builder.load(places[r])
                 larger = builder.fcmp_unordered(">", pixels, before)
                 larger = builder.and_(larger, builder.fcmp_ordered("ord", before, before))
@@ -315,8 +317,8 @@ def _unpooled(typing, together, spread, y, to, g, switches, switches_start, sour
                 kind = ir.VectorType(context.get_value_type(switches.dtype), lanes)
                 for (signals, chosen), ((r, place),) in reads:
                     place = _everywhere(builder, _narrowed(builder, place, kind.element), kind)
-                    signal = _pixels(context, builder, g, signals, column, width, 1, zero)
-                    switch = _pixels(context, builder, switches, chosen, column, width, 1, ir.Constant(kind, None))
+                    signal = _pixels(context, builder, g, signals, column, width, 1, zero, None)
+                    switch = _pixels(context, builder, switches, chosen, column, width, 1, ir.Constant(kind, None), None)
                     value = builder.select(builder.icmp_unsigned("==", switch, place), signal, zero)
                     builder.store(builder.fadd(builder.load(sums[r]), value), sums[r])
 
@@ -398,8 +400,11 @@ def _sweep(context, builder, taps, planes, edge, at, tables, some, source, liter
             visit([(line, [(r, place)]) for r, line in enumerate(lines)], here, width)
 
 
-def _pixels(context, builder, array, line, column, width, step, outside):
-    """A vector of a line's every ``step``-th value from ``column`` on, that of ``outside`` where there is none."""
+def _pixels(context, builder, array, line, column, width, step, outside, broad):
+    """A vector of a line's every ``step``-th value from ``column`` on, that of ``outside`` where there is none.
+
+    Of those, ``broad`` will be used, which matters where ``step`` is more than 1.
+    """
     vector, size = outside.type, array.dtype.bitwidth // 8
     lanes, four, integer = vector.count, ir.IntType(32), ir.IntType(64)
     kind, words = f"v{lanes}{'f' if isinstance(array.dtype, types.Float) else 'i'}{8 * size}", ir.VectorType(four, lanes)
@@ -408,10 +413,15 @@ def _pixels(context, builder, array, line, column, width, step, outside):
     begin, end = (_everywhere(builder, builder.trunc(value, four), words) for value in (column, width))
     read = []
     for n in range(step):
-        here = builder.add(begin, ir.Constant(words, list(range(n * lanes, (n + 1) * lanes))))
-        pointer = builder.gep(line, [builder.add(column, integer(n * lanes))])
-        pointer = builder.bitcast(pointer, vector.as_pointer())
-        read.append(builder.call(load, [pointer, four(size), builder.icmp_unsigned("<", here, end), outside]))
+        part = cgutils.alloca_once_value(builder, outside)
+        some = builder.icmp_signed(">", builder.mul(broad, integer(step)), integer(n * lanes))
+        with builder.if_then(some) if n else nullcontext():
+            here = builder.add(begin, ir.Constant(words, list(range(n * lanes, (n + 1) * lanes))))
+            pointer = builder.gep(line, [builder.add(column, integer(n * lanes))])
+            pointer = builder.bitcast(pointer, vector.as_pointer())
+            within = builder.icmp_unsigned("<", here, end)
+            builder.store(builder.call(load, [pointer, four(size), within, outside]), part)
+        read.append(builder.load(part))
     if step == 1:
         return read[0]
     read = concatenated(builder, read)
@@ -437,7 +447,9 @@ def _write(context, builder, array, value, to, results):
                 here = ir.Constant(words, list(range(n * lanes, (n + 1) * lanes)))
                 offset = builder.add(start, builder.add(builder.mul(pitch, integer(r)), integer(n * lanes)))
                 pointer = builder.bitcast(pointer_to(context, builder, array, value, offset), vector.as_pointer())
-                builder.call(store, [part, pointer, four(size), builder.icmp_signed("<", here, end)])
+                # To write no lane at all takes longer than to look whether there is one.
+                with builder.if_then(builder.icmp_signed("<", integer(n * lanes), broad)):
+                    builder.call(store, [part, pointer, four(size), builder.icmp_signed("<", here, end)])
 
 
 def _everywhere(builder, value, vector):
