@@ -307,7 +307,7 @@ def _unpooled(typing, together, spread, y, to, g, switches, switches_start, sour
 
     def generate(context, builder, signature, values):
         lanes, vector = vector_of(context, g)
-        zero, results = ir.Constant(vector, None), []
+        zero, broad, results = ir.Constant(vector, None), builder.extract_value(values[3], 3), []
         for phase in range(spread.literal_value):
             sums = [cgutils.alloca_once(builder, vector) for _ in range(together.literal_value)]
             for total in sums:
@@ -317,8 +317,8 @@ def _unpooled(typing, together, spread, y, to, g, switches, switches_start, sour
                 kind = ir.VectorType(context.get_value_type(switches.dtype), lanes)
                 for (signals, chosen), ((r, place),) in reads:
                     place = _everywhere(builder, _narrowed(builder, place, kind.element), kind)
-                    signal = _pixels(context, builder, g, signals, column, width, 1, zero, None)
-                    switch = _pixels(context, builder, switches, chosen, column, width, 1, ir.Constant(kind, None), None)
+                    signal = _pixels(context, builder, g, signals, column, width, 1, zero, broad)
+                    switch = _pixels(context, builder, switches, chosen, column, width, 1, ir.Constant(kind, None), broad)
                     value = builder.select(builder.icmp_unsigned("==", switch, place), signal, zero)
                     builder.store(builder.fadd(builder.load(sums[r]), value), sums[r])
 
