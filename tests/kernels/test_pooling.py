@@ -262,6 +262,26 @@ def test_average_pooling_and_its_adjoint_are_the_oracles(ksize, stride, pad, cou
     assert_close(back, oracle.average_pooling_2d_adjoint(g, (9, 8), ksize, stride, pad, count_include_pad))
 
 
+@dtypes
+@pytest.mark.parametrize(("ksize", "stride", "pad"), [WINDOWS[2], WINDOWS[7], ((2, 3), (3, 2), ((1, 0), (2, 1)))])
+@pytest.mark.parametrize("picture", [(17, 37), (4, 66), (19, 5)])
+def test_pictures_of_more_windows_than_go_together(ksize, stride, pad, picture, dtype):
+    x = tied(0, (2, 2, *picture), dtype)
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    y, switches = kernels.max_pooling_2d(x, ksize, stride, pad)
+    expected, places = oracle.max_pooling_2d(x, ksize, stride, pad, True)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(switches, places)
+    g = normal(1, y.shape, dtype)
+    back = kernels.unpooling_2d(g, picture, ksize, stride, pad, switches)
+    assert_close(back, oracle.unpooling_2d(g, picture, ksize, stride, pad, switches, "switch"))
+    x = normal(2, x.shape, dtype)
+    y = kernels.average_pooling_2d(x, ksize, stride, pad, False)
+    assert_close(y, oracle.average_pooling_2d(x, ksize, stride, pad, False))
+    back = kernels.average_pooling_2d_adjoint(y, picture, ksize, stride, pad, False)
+    assert_close(back, oracle.average_pooling_2d_adjoint(y, picture, ksize, stride, pad, False))
+
+
 @pytest.mark.parametrize(("ksize", "stride", "pad"), [(2, None, 0), (3, 2, 1), ((3, 2), (1, 2), (1, 0)), (2, 3, 1)])
 @pytest.mark.parametrize("count_include_pad", [True, False])
 def test_average_pooling_and_its_gradient_are_chainers(ksize, stride, pad, count_include_pad):

@@ -122,7 +122,8 @@ def unpooling_2d(
     gate = g.shape[1], *bits_of(mask), rectify
     if mode == "switch" and _go_as_vectors(outsize[1], g.dtype, ksize, stride, pad):
         share(_unpool_2x2, len(planes), planes[:1].size, *signals, planes, VECTOR // g.itemsize, *gate)
-    elif mode == "switch" and stride[1] <= STEPS:
+    elif mode == "switch" and ksize[0] <= stride[0] and ksize[1] <= stride[1] <= STEPS:
+        # Where windows overlap, each would be looked at for several pixels; to write to one is faster then.
         taps = scattered(ksize, stride, pad)
         share(_unpool_windows, len(planes), planes[:1].size, *signals, planes, taps, *gate, room=(g.shape[3], g.dtype))
     else:
