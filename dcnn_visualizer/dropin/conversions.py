@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcnn_kernels.arrays import Array
 from dcnn_visualizer.dropin.contest import Contest
+from dcnn_visualizer.dropin.hooks import numbers_of
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.torch import trace_module
@@ -325,9 +326,11 @@ def _run_reordered(module: nn.Module, x: Tensor) -> tuple[bool, int]:
 
 
 def _has_hooks(part: nn.Module) -> bool:
+    if any(map(numbers_of, (part._forward_hooks, part._backward_hooks, part._backward_pre_hooks))):
+        return True
     # Those that PyTorch's own utilities have, such as pruning, make weights and do nothing else.
-    own = (type(hook).__module__.startswith("torch.nn.utils.") for hook in part._forward_pre_hooks.values())
-    return bool(part._forward_hooks or part._backward_hooks or part._backward_pre_hooks) or not all(own)
+    hooks = (part._forward_pre_hooks.get(number) for number in numbers_of(part._forward_pre_hooks))
+    return not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks)
 
 
 def _gives_outputs_of(module: nn.Module, chain: TraceableGraph, x: Tensor) -> bool:
@@ -347,7 +350,7 @@ def _look_at(module: nn.Module, restless: frozenset[tuple[int, str]]) -> tuple[l
     for part in module.modules():
         hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
         # Every hook ever registered has a number of its own.
-        state += (weakref.ref(part), type(part), *map(tuple, hooks))
+        state += (weakref.ref(part), type(part), *map(numbers_of, hooks))
         for name, value in (*_settings(part), *part._parameters.items(), *part._buffers.items()):
             if restless and (id(part), name) in restless:
                 continue
@@ -359,7 +362,7 @@ def _look_at(module: nn.Module, restless: frozenset[tuple[int, str]]) -> tuple[l
 def _settings(part: nn.Module) -> list[tuple[str, Any]]:
     """Attributes that are no parameters, buffers or modules."""
     settings = [item for item in vars(part).items() if item[0] not in INTERNAL]
-    if part._forward_pre_hooks:  # Where these make weights, every forward pass makes new ones.
+    if numbers_of(part._forward_pre_hooks):  # Where these make weights, every forward pass makes new ones.
         settings = [item for item in settings if not isinstance(item[1], Tensor)]
     return settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from dcnn_visualizer.dropin.arguments import (
     select_target,
     single_score,
 )
+from dcnn_visualizer.dropin.hooks import Hook
 
 Forward = Callable[..., Any]
 
@@ -105,36 +107,39 @@ def layer_values(
     Raises:
         AssertionError: A layer didn't run, or the order of devices isn't known.
     """
-    noted: list[dict[torch.device, tuple[Tensor, ...]]] = [{} for _ in layers]
-    lock = threading.Lock()
+    # By thread: those of others count only where this one ran no layer, as with DataParallel.
+    noted: list[defaultdict[int, dict[torch.device, tuple[Tensor, ...]]]] = [defaultdict(dict) for _ in layers]
 
     def note(number: int, values: Any) -> None:
         values = values if isinstance(values, (tuple, list)) else (values,)
-        with lock:
-            # Clones: what follows may write in place.
-            noted[number][values[0].device] = tuple(value.clone() for value in values)
+        # Clones: what follows may write in place.
+        noted[number][threading.get_ident()][values[0].device] = tuple(value.clone() for value in values)
 
     handles = []
     try:
         for number, layer in enumerate(layers):
             if of_input:
-                handles.append(layer.register_forward_pre_hook(lambda _, inputs, number=number: note(number, inputs)))
+                hook = Hook(lambda _, inputs, number=number: note(number, inputs), everywhere=True)
+                handles.append(layer.register_forward_pre_hook(hook))
             else:
-                handles.append(layer.register_forward_hook(lambda _, __, output, number=number: note(number, output)))
+                hook = Hook(lambda _, __, output, number=number: note(number, output), everywhere=True)
+                handles.append(layer.register_forward_hook(hook))
         call(forward, inputs, further)
     finally:
         for handle in handles:
             handle.remove()
     order = getattr(forward, "device_ids", None) if device_ids is None else device_ids
-    for layer, by_device in zip(layers, noted, strict=True):
+    results = []
+    for layer, by_thread in zip(layers, noted, strict=True):
+        own = by_thread.get(threading.get_ident())
+        by_device = own or {device: values for one in tuple(by_thread.values()) for device, values in one.items()}
         if not by_device:
             raise AssertionError(f"layer {type(layer).__name__} didn't run")
         if len(by_device) > 1 and (order is None or not {device.index for device in by_device} <= set(order)):
             raise AssertionError(f"the layer ran on {list(map(str, by_device))}; device_ids must name them, got {order}")
-    return [
-        [by_device[device] for device in sorted(by_device, key=lambda device: order.index(device.index) if order else 0)]
-        for by_device in noted
-    ]
+        devices = sorted(by_device, key=lambda device: order.index(device.index) if order else 0)
+        results.append([by_device[device] for device in devices])
+    return results
 
 
 @contextmanager
@@ -149,8 +154,8 @@ def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
             handle.remove()
 
 
-def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any], thread: int | None = None) -> list[Any]:
-    """Lets gradients pass the network's ``nn.ReLU`` modules rectified, from the next forward pass on.
+def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any]) -> list[Any]:
+    """Lets gradients pass the network's ``nn.ReLU`` modules rectified, from this thread's next forward pass on.
 
     As in Captum the rule is applied to all of the gradient that arrives at what the ReLU took, even if others took it too.
 
@@ -159,19 +164,16 @@ def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any], threa
         by_signal: Whether what passes is the signal at the output, max(g, 0), as in DeconvNet (Zeiler and Fergus, 2014), or the
             gradient at the input, max(g·[x>0], 0), as in guided backpropagation (Springenberg et al., 2015).
         tensors: Gets the handles of the hooks on the tensors that come by.
-        thread: The one thread whose forward pass is meant; None for all.
 
     Returns:
         The handles of the hooks on the modules.
     """
-    signals: list[dict[str, Tensor]] = []
+    signals: defaultdict[int, list[dict[str, Tensor]]] = defaultdict(list)
 
-    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
-        if thread not in (None, threading.get_ident()):
-            return None
+    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = arguments
         signal: dict[str, Tensor] = {}
-        signals.append(signal)
+        signals[threading.get_ident()].append(signal)
 
         def override(gradient: Tensor) -> Tensor | None:
             if "output" not in signal:
@@ -185,14 +187,16 @@ def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any], threa
         return (x.clone(),)
 
     def leave(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
-        if thread not in (None, threading.get_ident()):
-            return
-        signal = signals.pop()
+        signal = signals[threading.get_ident()].pop()
         if output.requires_grad:
             tensors.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
 
-    relus = [part for part in module.modules() if isinstance(part, nn.ReLU)]
-    return [handle for relu in relus for handle in (relu.register_forward_pre_hook(enter), relu.register_forward_hook(leave))]
+    everywhere = any(isinstance(part, nn.DataParallel) for part in module.modules())
+    handles: list[Any] = []
+    for relu in (part for part in module.modules() if isinstance(part, nn.ReLU)):
+        handles.append(relu.register_forward_pre_hook(Hook(enter, everywhere)))
+        handles.append(relu.register_forward_hook(Hook(leave, everywhere)))
+    return handles
 
 
 def as_scores(output: Any) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcnn_visualizer.dropin.conversions import Call
+from dcnn_visualizer.dropin.hooks import Hook
 from dcnn_visualizer.dropin.plain import override_relus
 
 
@@ -31,11 +32,9 @@ def values(module: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Tensor]:
     Raises:
         AssertionError: A call didn't take place.
     """
-    thread, counts, noted = threading.get_ident(), [0] * len(calls), dict[int, Tensor]()
+    counts, noted = [0] * len(calls), dict[int, Tensor]()
 
     def note(number: int, value: Any) -> None:
-        if threading.get_ident() != thread:
-            return  # Somebody else uses the network at the same time.
         counts[number] += 1
         if counts[number] == calls[number].number:
             # A clone: what follows may write in place.
@@ -47,10 +46,11 @@ def values(module: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Tensor]:
     try:
         for number, call in enumerate(calls):
             if call.of_input:
-                hook = lambda _, inputs, number=number: note(number, inputs)  # noqa: E731
+                hook = Hook(lambda _, inputs, number=number: note(number, inputs))
                 handles.append(call.layer.register_forward_pre_hook(hook))
             else:
-                handles.append(call.layer.register_forward_hook(lambda _, __, output, number=number: note(number, output)))
+                hook = Hook(lambda _, __, output, number=number: note(number, output))
+                handles.append(call.layer.register_forward_hook(hook))
         module(x)
     except _EnoughSeen:
         pass
@@ -81,7 +81,7 @@ class Tape:
         memory_format = torch.channels_last if reorder else torch.preserve_format
         self._x = x.detach().clone(memory_format=memory_format).requires_grad_()
         # Hooks on tensors go with the tensors.
-        handles = override_relus(module, by_signal, [], threading.get_ident()) if rectify else []
+        handles = override_relus(module, by_signal, []) if rectify else []
         try:
             with torch.enable_grad():
                 (value,) = values(module, self._x, [call]) if call.layer is not module or call.of_input else [module(self._x)]
