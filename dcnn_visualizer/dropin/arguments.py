@@ -40,6 +40,11 @@ def as_tuple(inputs: Tensors) -> tuple[Tensor, ...]:
     return (inputs,)
 
 
+def unpacked(inputs: Any) -> Sequence[Any]:
+    """What a network is called with: a tuple or a list is several inputs, anything else is one."""
+    return inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
 def like(inputs: Any, results: Sequence[Tensor]) -> Tensors:
     """Results as a tuple where the inputs came as one, else the only one of them."""
     return tuple(results) if isinstance(inputs, tuple) else results[0]
@@ -96,7 +101,7 @@ def select_target(output: Any, target: Target) -> Any:
         return output
     examples = output.shape[0]
     if isinstance(target, Tensor) and target.numel() == 1 and isinstance(target.item(), int):
-        target = int(target.item())
+        target = target.item()
     if isinstance(target, (int, tuple)):
         return _select(output, target)
     if isinstance(target, Tensor):
@@ -112,7 +117,7 @@ def select_target(output: Any, target: Target) -> Any:
 
 
 def _select(output: Tensor, index: int | slice | tuple[int | slice, ...]) -> Tensor:
-    index = index if isinstance(index, tuple) else (index,)
+    index = (index,) if isinstance(index, (int, slice)) else index
     room = output.ndim - 1
     _require(len(index) <= room, f"an output of shape {tuple(output.shape)} is indexed by up to {room} numbers, got {index}")
     return output[(slice(None), *index)]
@@ -132,9 +137,12 @@ def select_neurons(outputs: tuple[Tensor, ...], selector: Selector) -> Tensor:
 
     Raises:
         AssertionError: A selector that doesn't fit.
+        TypeError: Something else than a selector.
     """
     if callable(selector):
         return selector(outputs if len(outputs) > 1 else outputs[0])
+    if not isinstance(selector, (int, slice, Sequence)) or isinstance(selector, str):
+        raise TypeError(f"neuron_selector must be an int, a tuple of ints and slices, or a callable, got {selector!r}")
     _require(len(outputs) == 1, f"only a callable can choose from a layer of {len(outputs)} tensors, got {selector!r}")
     chosen = _select(outputs[0], selector)
     if any(isinstance(index, slice) for index in (selector if isinstance(selector, tuple) else (selector,))):
@@ -148,10 +156,8 @@ def single_score(scores: Tensor) -> Tensor:
     Raises:
         AssertionError: There are more: a target is missing.
     """
-    _require(
-        scores[0].numel() == 1,
-        f"gradients are of one output an example, got shape {tuple(scores.shape)}: give the target that you ask about",
-    )
+    given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+    _require(scores[0].numel() == 1, f"gradients are of one output an example, got {given}: give the target that you ask about")
     return scores
 
 
@@ -182,17 +188,23 @@ def baselines_for(baselines: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         inputs: The inputs.
 
     Raises:
-        AssertionError: Neither numbers nor tensors, or too few.
+        AssertionError: Neither numbers nor tensors.
+        IndexError: Too few.
         RuntimeError: A tensor that can't be broadcast to its input's shape.
     """
-    given = (0,) * len(inputs) if baselines is None else baselines if isinstance(baselines, tuple) else (baselines,)
-    _require(len(given) >= len(inputs), f"baselines must be one for each of {len(inputs)} inputs, got {len(given)}")
+    if baselines is None:
+        baselines = tuple(False if x.dtype is torch.bool else 0 for x in inputs)
+    given = baselines if isinstance(baselines, tuple) else (baselines,)
+    for baseline in given:
+        fits = isinstance(baseline, (Tensor, int, float))
+        _require(fits, f"baselines must be numbers or tensors, got {type(baseline).__name__}")
+    if len(given) < len(inputs):
+        raise IndexError(f"baselines must be one for each of {len(inputs)} inputs, got {len(given)}")
     whole = []
     for baseline, x in zip(given, inputs, strict=False):
-        number = isinstance(baseline, (int, float))
-        _require(number or isinstance(baseline, Tensor), f"baselines must be numbers or tensors, got {type(baseline).__name__}")
-        dtype = torch.result_type(x, baseline)
-        as_tensor = torch.tensor(baseline, device=x.device) if number else baseline
+        # A tensor without axes counts as much as any other in what comes of two dtypes.
+        dtype = torch.result_type(x, baseline[None] if isinstance(baseline, Tensor) else baseline)
+        as_tensor = baseline if isinstance(baseline, Tensor) else torch.tensor(baseline, device=x.device)
         whole.append(as_tensor.to(dtype).expand(x.shape))
     return whole
 
@@ -259,6 +271,7 @@ def _windows_of_input(shape: Any, stride: Any, x: Tensor) -> list[list[slice]]:
     _require(fits, f"an input of shape {tuple(x.shape)} takes an int or {len(sizes)} of them as stride, got {stride}")
     axes = []
     for size, window, step in zip(sizes, shape, steps, strict=True):
+        _require(window > 0 < step, f"sizes of windows and strides must be at least 1, got {shape} and {steps}")
         _require(window <= size, f"windows of {shape} are larger than an input of shape {tuple(x.shape)}")
         _require(window == size or step <= window, f"strides of {steps} leave gaps between windows of {shape}")
         count = math.ceil((size - window) / step) + 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ from dcnn_visualizer.dropin.arguments import (
     single_score,
     sliding_windows,
     start_points,
+    unpacked,
 )
 from dcnn_visualizer.dropin.conversions import as_pictures, converted
 from dcnn_visualizer.dropin.tape import values
@@ -109,6 +110,7 @@ class _GradientAttribution(_Attribution):
     """
 
     _rule = GRADIENT
+    model: nn.Module
     layer: nn.Module
     device_ids: list[int] | None
 
@@ -146,7 +148,7 @@ class _GradientAttribution(_Attribution):
     def _attribute(
         self,
         inputs: Tensors,
-        further: Sequence[Any],
+        additional_forward_args: Any,
         target: Target = None,
         selector: Selector | None = None,
         of_input: bool = False,
@@ -167,28 +169,33 @@ class _GradientAttribution(_Attribution):
             try:
                 if selector is None and self.gradient_func is not plain.gradients:
                     raise UntraceableError("it has a gradient_func of its own")
-                x = as_pictures(self.forward_func, tensors, further)
+                if self._rule is not GRADIENT and self.forward_func is not self.model:
+                    raise UntraceableError("forward_func has become another than the model")
+                x = as_pictures(self.forward_func, tensors, further_arguments(additional_forward_args))
                 if selector is None:
                     gradient = project_as_it_is(self.forward_func, x, choose, self._rule)
                     if gradient is not None:
                         return (gradient,)
                 conversion = converted(self.forward_func, x)
+                if conversion.stop is not None:
+                    raise UntraceableError(f"{conversion.stop} passes no gradients, or others than its own")
                 if self._rule is not GRADIENT and not conversion.overrides_as_captum:
                     raise UntraceableError("other layers take what a ReLU takes, and Captum overrides their gradients too")
                 layer = self.forward_func if selector is None else self.layer
                 call = conversion.call(self.forward_func, layer, of_input)
             except UntraceableError as error:
                 self._tell(error, stacklevel=5)
-                return self._attribute_plainly(tensors, further, target, selector, of_input)
+                return self._attribute_plainly(tensors, additional_forward_args, target, selector, of_input)
             return (project(self.forward_func, conversion, x, call, choose, self._rule, _single(selector)),)
 
     def _attribute_plainly(
-        self, inputs: tuple[Tensor, ...], further: Sequence[Any], target: Target, selector: Selector | None, of_input: bool
+        self, inputs: tuple[Tensor, ...], additional_forward_args: Any, target: Target, selector: Selector | None, of_input: bool
     ) -> tuple[Tensor, ...]:
         changed = self._rule is not GRADIENT
-        with plain.relus_overridden(self.forward_func, self._rule is DECONVOLUTION) if changed else nullcontext():
+        with plain.relus_overridden(self.model, self._rule is DECONVOLUTION) if changed else nullcontext():
             if selector is None:
-                return self.gradient_func(self.forward_func, inputs, target, further)
+                return self.gradient_func(self.forward_func, inputs, target, additional_forward_args)
+            further = further_arguments(additional_forward_args)
             return plain.neuron_gradients(self.forward_func, inputs, self.layer, selector, further, of_input, self.device_ids)
 
 
@@ -223,7 +230,7 @@ class Saliency(_GradientAttribution):
         Raises:
             AssertionError: Inputs or a target that don't fit.
         """
-        gradients = self._attribute(inputs, further_arguments(additional_forward_args), target)
+        gradients = self._attribute(inputs, additional_forward_args, target)
         return like(inputs, [gradient.abs() for gradient in gradients] if abs else gradients)
 
     def attribute_future(self) -> None:
@@ -255,7 +262,7 @@ class _OverridingReLU(_GradientAttribution):
         Raises:
             AssertionError: Inputs or a target that don't fit.
         """
-        return like(inputs, self._attribute(inputs, further_arguments(additional_forward_args), target))
+        return like(inputs, self._attribute(inputs, additional_forward_args, target))
 
     def attribute_future(self) -> None:
         """As in Captum, there is none."""
@@ -318,9 +325,13 @@ class _OfNeuron(_GradientAttribution):
 
         Raises:
             AssertionError: Inputs or a selector that don't fit, or a layer that doesn't run.
+            TypeError: Something else than a selector.
+            ValueError: No selector.
         """
-        further = further_arguments(additional_forward_args)
-        return like(inputs, self._attribute(inputs, further, None, neuron_selector, attribute_to_neuron_input))
+        if neuron_selector is None:
+            raise ValueError("neuron_selector must be an int, a tuple of ints and slices, or a callable, got None")
+        chosen = self._attribute(inputs, additional_forward_args, None, neuron_selector, attribute_to_neuron_input)
+        return like(inputs, chosen)
 
 
 class NeuronGradient(_OfNeuron):
@@ -340,6 +351,7 @@ class _OfNeuronOverridingReLU(_OfNeuron):
         super().__init__(model, layer, device_ids)
         if not isinstance(model, nn.Module):
             raise AssertionError(f"model must be a torch.nn.Module, so that its ReLUs can be found, got {type(model).__name__}")
+        self.model = model
 
 
 class NeuronGuidedBackprop(_OfNeuronOverridingReLU):
@@ -400,7 +412,7 @@ class LayerActivation(_Attribution):
         """Runs the network, or as much of it as the layers need.
 
         Args:
-            inputs: A tensor whose first axis is the batch, or a tuple of them.
+            inputs: A tensor whose first axis is the batch, or a tuple of them; or whatever else the network takes.
             additional_forward_args: Further arguments of the network, one or a tuple.
             attribute_to_layer_input: Whether to give what the layers take instead.
 
@@ -411,16 +423,17 @@ class LayerActivation(_Attribution):
             AssertionError: A layer didn't run.
         """
         layers = [self.layer] if isinstance(self.layer, nn.Module) else self.layer
-        further = further_arguments(additional_forward_args)
-        tensors = as_tuple(inputs)
+        if not layers:
+            raise AssertionError("layer must be a module or several of them, got none")
+        further, given = further_arguments(additional_forward_args), unpacked(inputs)
         try:
-            x = as_pictures(self.forward_func, tensors, further)
+            x = as_pictures(self.forward_func, given, further)
             conversion = converted(self.forward_func, x)
             calls = [conversion.call(self.forward_func, layer, attribute_to_layer_input) for layer in layers]
         except UntraceableError as error:
             self._tell(error, stacklevel=4)
             with torch.no_grad():
-                noted = plain.layer_values(self.forward_func, tensors, layers, further, attribute_to_layer_input, self.device_ids)
+                noted = plain.layer_values(self.forward_func, given, layers, further, attribute_to_layer_input, self.device_ids)
             activations = [_joined(by_device) for by_device in noted]
         else:
             with torch.no_grad():
@@ -489,11 +502,12 @@ class Occlusion(_Attribution):
             show_progress: Whether to show a progress bar (tqdm).
 
         Returns:
-            float32 attributions of the shapes of the inputs; a tuple for a tuple.
+            Attributions of the shapes of the inputs, float32 unless PyTorch's default is more exact; a tuple for a tuple.
 
         Raises:
             AssertionError: Windows, strides, baselines or a target that don't fit, or a network that doesn't return scores for
                 each example while ``perturbations_per_eval`` is above 1.
+            IndexError: Fewer baselines than inputs.
             ImportError: A progress bar is asked for and tqdm isn't installed.
         """
         tensors, further = as_tuple(inputs), further_arguments(additional_forward_args)
@@ -505,6 +519,8 @@ class Occlusion(_Attribution):
         with torch.no_grad(), _progress(show_progress, f"{self.get_name()} attribution", runs) as advance:
             try:
                 x = as_pictures(self.forward_func, tensors, further)
+                if hiding[0].dtype != x.dtype:
+                    raise UntraceableError(f"what hides parts of the input makes {hiding[0].dtype} of {x.dtype}")
                 conversion = converted(self.forward_func, x)
             except UntraceableError as error:
                 self._tell(error, stacklevel=4)

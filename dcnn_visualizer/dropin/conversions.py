@@ -8,7 +8,8 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class Conversion:
         differentiable: Whether PyTorch can take gradients of the module, which it can't with weights made in inference mode.
         reorders: Whether the module takes pictures whose channels lie together, as PyTorch's convolutions like them.
         largest: Bytes of the largest tensor that the module makes of one picture.
+        stop: What passes no gradients in the module, or others than its own, if there is anything; in the chain all pass them.
 
     Attributes:
         graph: The chain's graph, which stays what it is.
@@ -105,9 +107,10 @@ class Conversion:
         differentiable: bool,
         reorders: bool,
         largest: int,
+        stop: str | None,
     ) -> None:
         self.chain, self._modules = chain, modules
-        self.differentiable, self.reorders, self.largest = differentiable, reorders, largest
+        self.differentiable, self.reorders, self.largest, self.stop = differentiable, reorders, largest, stop
         self.graph = chain.graph()
         steps = self.graph.steps
         self.others = [index for index, step in enumerate(steps) if step.path not in relus]
@@ -206,19 +209,22 @@ def as_pictures(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furt
     if len(inputs) != 1 or further:
         raise UntraceableError(f"it must take one tensor, it takes {len(inputs) + len(further)} arguments")
     (x,) = inputs
+    if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        raise UntraceableError(f"the input must be a dense tensor, got {x.layout if isinstance(x, Tensor) else type(x).__name__}")
     if type(x) not in (Tensor, nn.Parameter) or x.ndim != 4 or x.dtype not in (torch.float32, torch.float64):
-        kind = f"{type(x).__name__} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise UntraceableError(f"the input must be a float32 or float64 tensor (B, C, H, W), got {kind} {tuple(x.shape)}")
+        kind = f"{type(x).__name__} of {x.dtype} {tuple(x.shape)}"
+        raise UntraceableError(f"the input must be a float32 or float64 tensor (B, C, H, W), got {kind}")
+    if x.device.type not in ("cpu", "cuda") or (x.is_cuda and importlib.util.find_spec("cupy") is None):
+        raise UntraceableError(f"the input must be on the CPU, or on CUDA with CuPy installed, it is on {x.device}")
     # A finite sum, which costs less, tells of finite values; their sum may still overflow.
     if not x.numel() or not (math.isfinite(x.detach().sum()) or bool(x.isfinite().all())):
         raise UntraceableError("the input must have values, and all of them finite")
     if x._backward_hooks:
         raise UntraceableError("the input has hooks, which may do anything")
-    if x.device.type not in ("cpu", "cuda") or (x.is_cuda and importlib.util.find_spec("cupy") is None):
-        raise UntraceableError(f"the input must be on the CPU, or on CUDA with CuPy installed, it is on {x.device}")
     if torch.is_autocast_enabled(x.device.type):
         raise UntraceableError("within autocast PyTorch chooses the precision")
-    return x
+    # The memory of a view may hold its negative, of which only PyTorch knows.
+    return x.resolve_neg()
 
 
 def converted(module: nn.Module, x: Tensor) -> Conversion:
@@ -242,17 +248,21 @@ def converted(module: nn.Module, x: Tensor) -> Conversion:
             if known is None or known.state != state or (known.copied and known.contents != _contents(tensors)):
                 known = _conversions[module] = _Known(state)
             if key not in known.by_picture:
-                before = _attributes(module)
-                conversion = known.by_picture[key] = _convert(module, x.detach())
-                if isinstance(conversion, Conversion) and isinstance(former, Conversion):
-                    conversion.take_over(former)
-                if isinstance(conversion, Conversion) and _attributes(module) != before:
-                    # What changes at every run, and not the first time only, is none of the settings.
+                with _left_as_it_is(module) as changed:
                     before = _attributes(module)
-                    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                        module(x.clone())
-                after = _attributes(module)
-                known.restless |= {name for name, value in after.items() if before.get(name, value) != value}
+                    conversion = _convert(module, x.detach())
+                    if changed():
+                        conversion = f"{type(module).__name__} changes its buffers whenever it runs"
+                    known.by_picture[key] = conversion
+                    if isinstance(conversion, Conversion) and isinstance(former, Conversion):
+                        conversion.take_over(former)
+                    if isinstance(conversion, Conversion) and _attributes(module) != before:
+                        # What changes at every run, and not the first time only, is none of the settings.
+                        before = _attributes(module)
+                        with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+                            module(x.clone())
+                    after = _attributes(module)
+                    known.restless |= {name for name, value in after.items() if before.get(name, value) != value}
                 known.state, tensors = _look_at(module, known.restless)
                 if isinstance(conversion, Conversion) and _holds_copies(conversion, tensors):
                     known.copied, known.contents = True, _contents(tensors)
@@ -262,6 +272,26 @@ def converted(module: nn.Module, x: Tensor) -> Conversion:
     if isinstance(conversion, str):
         raise UntraceableError(conversion)
     return conversion
+
+
+@contextmanager
+def _left_as_it_is(module: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Undoes what runs change of buffers and attributes, since a question is one run; tells whether buffers change."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    settings = [(part, dict(_settings(part))) for part in module.modules()]
+
+    def changed() -> list[tuple[Tensor, Tensor]]:
+        # By contents: normalization changes its statistics without counting their versions.
+        return [(buffer, content) for buffer, content in kept if _contents([buffer]) != _contents([content])]
+
+    try:
+        yield lambda: bool(changed())
+    finally:
+        with torch.no_grad():
+            for buffer, content in changed():
+                buffer.copy_(content)
+        for part, before in settings:
+            vars(part).update(before)
 
 
 def last_conversion(module: nn.Module, x: Tensor) -> Conversion | None:
@@ -284,15 +314,32 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     if hooked is not None or _has_any_global_hook():
         return f"{type(module if hooked is None else hooked).__name__} has hooks, which may do anything"
     try:
-        chain, modules = trace_module(module, x)
+        chain, modules, stop = trace_module(module, x)
     except UntraceableError as error:
         return str(error).partition("\n")[0]
     if any(part.training for part in module.modules()) and not _gives_outputs_of(module, chain, x):
         return f"{type(module).__name__} gives other outputs in training mode"
     relus = frozenset(path for path, name in modules.items() if isinstance(module.get_submodule(name), nn.ReLU))
     differentiable = not any(tensor.is_inference() for tensor in _look_at(module, frozenset())[1])
+    if differentiable and stop is None:
+        stop = _own_backward(module, x[:1])
     reorders, largest = _run_reordered(module, x) if x.device.type == "cpu" else (False, 0)
-    return Conversion(chain, modules, relus, differentiable, reorders, largest)
+    return Conversion(chain, modules, relus, differentiable, reorders, largest, stop)
+
+
+def _own_backward(module: nn.Module, x: Tensor) -> str | None:
+    """Name of a ``torch.autograd.Function`` on the way; one that returns what it takes leaves no trace in a chain."""
+    with torch.enable_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        node = module(x.clone().requires_grad_().clone()).grad_fn
+    met, ahead = {node}, [node]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return str(type(node).__name__.removesuffix("Backward"))
+        further = {source for source, _ in node.next_functions if source is not None} - met if node is not None else set()
+        met |= further
+        ahead += further
+    return None
 
 
 class _Sizes(TorchDispatchMode):
@@ -350,7 +397,7 @@ def _look_at(module: nn.Module, restless: frozenset[tuple[int, str]]) -> tuple[l
     for part in module.modules():
         hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
         # Every hook ever registered has a number of its own.
-        state += (weakref.ref(part), type(part), *map(numbers_of, hooks))
+        state += (weakref.ref(part), type(part), getattr(type(part), "forward", None), *map(numbers_of, hooks))
         for name, value in (*_settings(part), *part._parameters.items(), *part._buffers.items()):
             if restless and (id(part), name) in restless:
                 continue
@@ -372,8 +419,14 @@ def _attributes(module: nn.Module) -> dict[tuple[int, str], Any]:
     return {(id(part), name): _described(value, []) for part in module.modules() for name, value in _settings(part)}
 
 
-def _described(value: Any, tensors: list[Tensor]) -> Any:
-    """What can be compared of a value, which isn't kept alive; the tensors in it are added to the list."""
+def _described(value: Any, tensors: list[Tensor], depth: int = 2) -> Any:
+    """What can be compared of a value, which isn't kept alive; the tensors in it are added to the list.
+
+    Args:
+        value: The value.
+        tensors: The list.
+        depth: How far to look into objects, such as settings, that objects hold.
+    """
     kind = type(value)
     if kind in PLAIN or (kind is tuple and PLAIN.issuperset(map(type, value))):
         return value
@@ -383,10 +436,16 @@ def _described(value: Any, tensors: list[Tensor]) -> Any:
         # can come to lie at its address.
         version = None if value.is_inference() else value._version
         return value.data_ptr(), version, value.shape, value.stride(), value.dtype
+    if isinstance(value, np.ndarray):
+        return fingerprint([value])
     if isinstance(value, (tuple, list)):
-        return [kind, *(_described(one, tensors) for one in value)]
+        return [kind, *(_described(one, tensors, depth) for one in value)]
+    if isinstance(value, (set, frozenset)):
+        return kind, frozenset(one if type(one) in PLAIN else id(one) for one in value)
     if isinstance(value, dict):
-        return [kind, *((id(key), _described(one, tensors)) for key, one in value.items())]
+        return [kind, *((id(key), _described(one, tensors, depth)) for key, one in value.items())]
+    if depth and hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        return [id(value), *((name, _described(one, tensors, depth - 1)) for name, one in vars(value).items())]
     return id(value)
 
 

@@ -33,7 +33,7 @@ def differences(
         module: The network.
         conversion: The same as a chain.
         x: Pictures (B, C, H, W).
-        baseline: What hides them, of the same shape.
+        baseline: What hides them, of the same shape and dtype.
         axes: Slices of channels, rows and columns; a window is any combination of them.
         target: The scores asked about.
         perturbations_per_eval: Windows that count as one run.
@@ -50,7 +50,7 @@ def differences(
     channels, rows, columns = axes
     places = np.array([(row.start, column.start, row.stop, column.stop) for row, column in itertools.product(rows, columns)])
     runs, falls = math.ceil(len(channels) * len(places) / perturbations_per_eval), []
-    for example, (picture, hiding) in enumerate(zip(x.detach(), baseline.to(x.dtype), strict=True)):
+    for example, (picture, hiding) in enumerate(zip(x.detach(), baseline, strict=True)):
         # Channels that a window leaves alone are filled with themselves.
         fills = picture.repeat(len(channels), 1, 1, 1)
         for fill, part in zip(fills, channels, strict=True):
@@ -72,14 +72,14 @@ def averaged(differences: Tensor, axes: Sequence[Sequence[slice]], x: Tensor) ->
         x: The input.
 
     Returns:
-        float32 tensor (scores, ...) of the input's further axes.
+        Tensor (scores, ...) of the input's further axes, float32 unless PyTorch's default is more exact.
     """
     # Sums over a window's sides are products with matrices of ones and zeros, axis by axis.
     exact = differences.dtype not in (torch.float16, torch.bfloat16, torch.float32)
     sums = differences.to(torch.float64 if exact else torch.float32)
-    counts = sums.new_ones((), dtype=torch.float32)
+    counts = sums.new_ones((), dtype=torch.promote_types(torch.float32, torch.get_default_dtype()))
     for slices, size in zip(axes, x.shape[1:], strict=True):
-        covered = torch.zeros((len(slices), size), dtype=sums.dtype)
+        covered = torch.zeros((len(slices), size), dtype=sums.dtype, device="cpu")
         for row, part in zip(covered, slices, strict=True):
             row[part] = 1
         sums = torch.tensordot(sums, covered.to(sums.device), dims=([1], [0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import threading
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,23 +19,32 @@ from dcnn_visualizer.dropin.arguments import (
     Tensors,
     as_tuple,
     call,
+    further_arguments,
     repeat_arguments,
     repeat_target,
     select_neurons,
     select_target,
     single_score,
 )
-from dcnn_visualizer.dropin.hooks import Hook
+from dcnn_visualizer.dropin.hooks import Hook, this_thread
 
 Forward = Callable[..., Any]
 
 
 def gradients(
-    forward: Forward, inputs: Tensors, target: Target = None, further: Sequence[Any] | None = None
+    forward_fn: Forward, inputs: Tensors, target_ind: Target = None, additional_forward_args: Any = None
 ) -> tuple[Tensor, ...]:
-    """Gradients of the scores that a target chooses, summed over the examples, with respect to each input."""
+    """Gradients of the scores that a target chooses, summed over the examples, with respect to each input.
+
+    Args:
+        forward_fn: The network.
+        inputs: Its inputs.
+        target_ind: The scores asked about.
+        additional_forward_args: Its further arguments, one or a tuple.
+    """
     with torch.enable_grad():
-        scores = single_score(select_target(call(forward, as_tuple(inputs), further or ()), target))
+        output = call(forward_fn, as_tuple(inputs), further_arguments(additional_forward_args))
+        scores = single_score(select_target(output, target_ind))
         return torch.autograd.grad(torch.unbind(scores), inputs)
 
 
@@ -108,12 +117,12 @@ def layer_values(
         AssertionError: A layer didn't run, or the order of devices isn't known.
     """
     # By thread: those of others count only where this one ran no layer, as with DataParallel.
-    noted: list[defaultdict[int, dict[torch.device, tuple[Tensor, ...]]]] = [defaultdict(dict) for _ in layers]
+    noted: list[defaultdict[int | None, dict[torch.device, tuple[Tensor, ...]]]] = [defaultdict(dict) for _ in layers]
 
     def note(number: int, values: Any) -> None:
         values = values if isinstance(values, (tuple, list)) else (values,)
         # Clones: what follows may write in place.
-        noted[number][threading.get_ident()][values[0].device] = tuple(value.clone() for value in values)
+        noted[number][this_thread()][values[0].device] = tuple(value.clone() for value in values)
 
     handles = []
     try:
@@ -131,7 +140,7 @@ def layer_values(
     order = getattr(forward, "device_ids", None) if device_ids is None else device_ids
     results = []
     for layer, by_thread in zip(layers, noted, strict=True):
-        own = by_thread.get(threading.get_ident())
+        own = by_thread.get(this_thread())
         by_device = own or {device: values for one in tuple(by_thread.values()) for device, values in one.items()}
         if not by_device:
             raise AssertionError(f"layer {type(layer).__name__} didn't run")
@@ -168,12 +177,12 @@ def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any]) -> li
     Returns:
         The handles of the hooks on the modules.
     """
-    signals: defaultdict[int, list[dict[str, Tensor]]] = defaultdict(list)
+    signals: defaultdict[int | None, list[dict[str, Tensor]]] = defaultdict(list)
 
     def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = arguments
         signal: dict[str, Tensor] = {}
-        signals[threading.get_ident()].append(signal)
+        signals[this_thread()].append(signal)
 
         def override(gradient: Tensor) -> Tensor | None:
             if "output" not in signal:
@@ -187,7 +196,7 @@ def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any]) -> li
         return (x.clone(),)
 
     def leave(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
-        signal = signals[threading.get_ident()].pop()
+        signal = signals[this_thread()].pop()
         if output.requires_grad:
             tensors.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
 
@@ -242,32 +251,37 @@ def occlusion_differences(
     """
     original = as_scores(select_target(call(forward, inputs, further), target))
     advance(1)
+    # In Captum's order, the first axis first, which matters where the examples of one run bear on each other.
+    places = (
+        (number, place[::-1])
+        for number, axes in enumerate(windows)
+        for place in itertools.product(*reversed(axes))
+        if inputs[number].numel()
+    )
+    falls: list[list[Tensor]] = [[] for _ in inputs]
+    for chosen in _batched(places, perturbations_per_eval):
+        times = len(chosen)
+        copies = [torch.cat([x] * times) for x in inputs]
+        for number in {number for number, _ in chosen}:
+            copies[number] = copies[number].to(baselines[number].dtype)
+        for example, (number, place) in enumerate(chosen):
+            hidden = copies[number].unflatten(0, (times, -1))[example]
+            hidden[(slice(None), *place)] = baselines[number][(slice(None), *place)]
+        scores = call(forward, copies, repeat_arguments(further, times))
+        scores = as_scores(select_target(scores, repeat_target(target, times)))
+        if perturbations_per_eval > 1 and not (original.ndim and scores.shape == (times * len(original), *original.shape[1:])):
+            raise AssertionError(
+                "with perturbations_per_eval above 1 forward_func must return scores for each example: for "
+                f"{len(inputs[0])} it returned shape {tuple(original.shape)}, for {len(copies[0])} {tuple(scores.shape)}"
+            )
+        for (number, _), fall in zip(chosen, original.reshape(1, -1) - scores.reshape(times, original.numel()), strict=True):
+            falls[number].append(fall)
+        advance(1)
     differences = []
-    for number, (x, baseline, axes) in enumerate(zip(inputs, baselines, windows, strict=True)):
-        counts = [len(axis) for axis in axes]
-        if not x.numel():
-            differences.append(original.new_zeros((original.numel(), *counts)))
-            continue
-        parts = []
-        for chosen in _batched(itertools.product(*axes), perturbations_per_eval):
-            times = len(chosen)
-            hidden = x.to(baseline.dtype).repeat(times, *[1] * (x.ndim - 1))
-            for copy, window in zip(hidden.split(len(x)), chosen, strict=True):
-                copy[(slice(None), *window)] = baseline[(slice(None), *window)]
-            others = [torch.cat([other] * times) for other in inputs]
-            copies = (*others[:number], hidden, *others[number + 1 :])
-            scores = call(forward, copies, repeat_arguments(further, times))
-            scores = as_scores(select_target(scores, repeat_target(target, times)))
-            if perturbations_per_eval > 1 and not (
-                original.ndim and scores.shape == (times * len(original), *original.shape[1:])
-            ):
-                raise AssertionError(
-                    "with perturbations_per_eval above 1 forward_func must return scores for each example: for "
-                    f"{len(x)} it returned shape {tuple(original.shape)}, for {times * len(x)} {tuple(scores.shape)}"
-                )
-            parts.append(original.reshape(1, -1) - scores.reshape(-1, original.numel()))
-            advance(1)
-        differences.append(torch.cat(parts).T.reshape(-1, *counts))
+    for axes, of_input in zip(windows, falls, strict=True):
+        by_place = torch.stack(of_input) if of_input else original.new_zeros((math.prod(map(len, axes)), original.numel()))
+        by_axes = by_place.T.reshape(-1, *[len(axis) for axis in reversed(axes)])
+        differences.append(by_axes.permute(0, *range(len(axes), 0, -1)))
     return differences
 
 

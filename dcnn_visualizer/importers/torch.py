@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
@@ -59,19 +59,31 @@ def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
         UntraceableError: An operator isn't supported, named with its place in the module; or the module can't be traced, takes or
             returns something other than one tensor, or gives other outputs than its layers do, as with hooks.
     """
-    return trace_module(module, example)[0]
+    return trace_module(module, example).chain
 
 
-def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGraph, dict[str, str]]:
+class Traced(NamedTuple):
+    """A module as a chain, and where its layers come from.
+
+    Attributes:
+        chain: The chain.
+        modules: By path, in the order of their calls, the qualified names of the modules that its layers are. Operators that
+            were called as functions, and layers that the output doesn't need, aren't among them.
+        stop: A place that PyTorch's gradients don't pass, or pass by a rule of their own, if there is any: ``detach``, what runs
+            within ``no_grad``, and the forward pass of a ``torch.autograd.Function``. The chain's gradients pass it.
+    """
+
+    chain: TraceableGraph
+    modules: dict[str, str]
+    stop: str | None
+
+
+def trace_module(module: nn.Module, example: torch.Tensor) -> Traced:
     """Makes a traceable chain as :func:`from_torch` does, and says where its layers come from.
 
     Args:
         module: The module.
         example: Pictures of shape (B, C, H, W).
-
-    Returns:
-        The chain; and by path, in the order of their calls, the qualified names of the modules that its layers are. Operators
-        that were called as functions, and layers that the output doesn't need, aren't among them.
 
     Raises:
         TypeError: As :func:`from_torch`.
@@ -94,13 +106,15 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> tuple[TraceableGra
         # Tensors that forward makes become attributes of the module, and are none of its own.
         own = set(vars(module))
         try:
-            importer = _Importer(module, _trace(tracer, module, defaults), example.clone())
+            graph = _trace(tracer, module, defaults)
+            importer = _Importer(module, graph, example.clone(), tracer.without_gradients)
             chain = importer.chain(tracer.returned)
         finally:
             for name in set(vars(module)) - own:
                 delattr(module, name)
     _check_output(chain, example, expected)
-    return chain, {path: name for path, name in importer.modules.items() if path in chain.layer_names}
+    modules = {path: name for path, name in importer.modules.items() if path in chain.layer_names}
+    return Traced(chain, modules, importer.stop)
 
 
 @contextmanager
@@ -127,6 +141,8 @@ class _Proxy(fx.Proxy):
 
 #: Operators of Python's own whose names differ from those of the functions they stand for.
 _PLAIN_NAMES = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
+#: Methods and functions that pass no gradients.
+_DETACHING = ("detach", "detach_", torch.detach)
 
 
 class _Tracer(fx.Tracer):
@@ -134,12 +150,20 @@ class _Tracer(fx.Tracer):
 
     Attributes:
         returned: Name of the module and what makes its output, in the order in which calls ended.
+        without_gradients: Steps within ``no_grad``, or within the forward pass of a ``torch.autograd.Function``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.returned: list[tuple[str, fx.Node]] = []
+        self.without_gradients: set[fx.Node] = set()
         self._thread = threading.get_ident()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            self.without_gradients.add(node)
+        return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -178,7 +202,8 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 
 def _trace(tracer: _Tracer, module: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
     try:
-        return tracer.trace(module, concrete_args=defaults or None)
+        with torch.enable_grad():
+            return tracer.trace(module, concrete_args=defaults or None)
     except Exception as error:  # The module's own code may meet fx's proxies in any way.
         raise UntraceableError(f"torch.fx can't trace {type(module).__name__}: {error}") from error
 
@@ -190,13 +215,17 @@ class _Importer:
         module: The module that was traced.
         graph: What it does.
         example: Pictures, which may be changed in place.
+        without_gradients: Steps whose gradients aren't their own.
 
     Attributes:
         modules: Qualified names of the modules that layers are, by the layers' paths.
+        stop: The first step whose gradients aren't its own, if there is any.
     """
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, example: torch.Tensor) -> None:
+    def __init__(self, module: nn.Module, graph: fx.Graph, example: torch.Tensor, without_gradients: set[fx.Node]) -> None:
         self._module, self._graph, self._example = module, graph, example
+        self._without_gradients = without_gradients
+        self.stop: str | None = None
         self._picture = next(node for node in graph.nodes if node.op == "placeholder")
         names = [name.replace(".", "/") for name, _ in module.named_modules(remove_duplicate=False)]
         self._layers = Assembly(self._picture, reserved=names)
@@ -236,6 +265,8 @@ class _Importer:
             if dependent:
                 self._dependent.add(n)
                 if isinstance(value, torch.Tensor) or n.target in operators.SPLITS:
+                    if self.stop is None and (n in self._without_gradients or n.target in _DETACHING):
+                        self.stop = self._place(n)
                     self._add(n, value, *arguments)
         except (UntraceableError, TypeError) as error:
             raise UntraceableError(f"{self._place(n)}: {error}") from error

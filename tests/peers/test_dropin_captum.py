@@ -28,6 +28,7 @@ from tests.peers.captum_comparison import (
     Mixed,
     PreActivation,
     TwoInputs,
+    ask,
     assert_equal,
     assert_refused,
     compare,
@@ -63,14 +64,14 @@ def network(name):
     return networks.shaken(NETWORKS[name]()).eval()
 
 
+def described(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_signatures_are_captums(name):
-    def described(function):
-        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
-
     ours, theirs = getattr(captum, name), getattr(captums, name)
-    # NeuronGradient and its kin share a constructor, which calls the network by one name.
-    assert [one[1:] for one in described(ours)] == [one[1:] for one in described(theirs)]
+    assert described(ours) == described(theirs)
     methods = [method for method, value in inspect.getmembers(theirs, inspect.isroutine) if not method.startswith("_")]
     assert "attribute" in methods
     for method in methods:
@@ -87,6 +88,10 @@ def test_whatever_is_public_is_there(name):
     internal = {"backward_hooks", "use_relu_grad_output", "use_weights", "guided_backprop", "deconv"}
     public = {member for member in dir(theirs) if not member.startswith("_")} - internal
     assert public <= set(dir(ours))
+    for member in public:
+        assert inspect.isroutine(getattr(ours, member)) == inspect.isroutine(getattr(theirs, member)), member
+    if hasattr(theirs, "gradient_func"):
+        assert described(ours.gradient_func) == described(theirs.gradient_func)
     assert ours.multiplies_by_inputs == theirs.multiplies_by_inputs
     assert ours.has_convergence_delta() == theirs.has_convergence_delta()
     assert hasattr(ours, "compute_convergence_delta") == hasattr(theirs, "compute_convergence_delta")
@@ -121,10 +126,30 @@ def test_a_gradient_func_of_ones_own_is_used():
     net, x = small()
     for library in (captum, captums):
         attribution = library.Saliency(net)
-        attribution.gradient_func = lambda forward, inputs, target, further: (torch.full_like(inputs[0], -target),)
+        given = []
+        attribution.gradient_func = lambda forward, inputs, target, further, given=given: (
+            given.append(further) or (torch.full_like(inputs[0], -target),)
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert torch.equal(attribution.attribute(x, 2), torch.full_like(x, 2))
+            attribution.attribute(x, 2, additional_forward_args=7)
+        assert given == [None, 7]
+
+
+@pytest.mark.parametrize("name", ["GuidedBackprop", "Deconvolution"])
+def test_another_forward_func_than_the_model(name):
+    """Whose ReLUs are overridden all the same."""
+    net, x = small()
+    attributions = [getattr(library, name)(net) for library in (captum, captums)]
+    for forward in (lambda x: net(x) * 2, nn.Sequential(net, nn.ReLU())):
+        answers = []
+        for attribution in attributions:
+            attribution.forward_func = forward
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                answers.append(attribution.attribute(x, 1))
+        assert_equal(*answers)
 
 
 def test_captum_is_not_imported():
@@ -418,6 +443,98 @@ def test_a_layer_of_several_tensors_and_one_of_lists():
     )
 
 
+def test_activations_of_networks_that_take_anything():
+    class Takes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.linear(x["x"] if isinstance(x, dict) else torch.ones(2, 3) if x is None else x)
+
+    net, vectors = Takes(), pictures(2, 3)
+    for given in ({"x": vectors}, [vectors], None):
+        compare("LayerActivation", (net, net.linear), given, accelerated=False)
+    mixed, x = small()
+    compare("LayerActivation", (mixed, (mixed.stem, mixed.stem)), [x])
+    both, _ = small(TwoInputs)
+    compare("LayerActivation", (both, both.linear), [x, x], accelerated=False)
+    assert assert_refused("LayerActivation", (mixed, []), x) is AssertionError
+
+
+def test_baselines_decide_the_dtype_of_what_is_hidden():
+    truths, whole = pictures(3, 4) > 0, torch.arange(12, dtype=torch.int32).reshape(3, 4)
+
+    def of_dtype(x):
+        return (x * 3).sum(1) + (0.5 if x.dtype is torch.bool else x.dtype.itemsize)
+
+    for baseline in (None, False, 1, torch.ones(4, dtype=torch.bool), torch.tensor(1)):
+        for x in (truths, whole):
+            compare("Occlusion", (of_dtype,), x, (2,), baselines=baseline, accelerated=False)
+    net, x = small()
+    for baseline in (torch.tensor(0.5, dtype=torch.float64), torch.ones(3, 33, 33, dtype=torch.float64)):
+        assert assert_refused("Occlusion", (net,), x, (3, 16, 16), 16, baselines=baseline, target=1) is RuntimeError
+        pool = nn.Sequential(nn.AvgPool2d(3), nn.Flatten())
+        compare("Occlusion", (pool,), x, (3, 16, 16), 16, baselines=baseline, target=1, accelerated=False)
+    compare("Occlusion", (net,), x, (3, 16, 16), 16, baselines=torch.tensor(1), target=1)
+
+
+@pytest.fixture
+def default_dtype():
+    yield torch.set_default_dtype
+    torch.set_default_dtype(torch.float32)
+
+
+def test_where_float64_is_the_default(default_dtype):
+    net, x = small()
+    default_dtype(torch.float64)
+    assert compare("Occlusion", (net,), x, (3, 16, 16), 16, target=1).dtype is torch.float64
+    compare("Saliency", (net,), x, 1)
+
+
+@pytest.mark.parametrize("perturbations", [1, 4])
+def test_examples_that_bear_on_each_other(perturbations):
+    """Then it matters which windows are hidden in one run, and in what order."""
+
+    class Ranking(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sum(1).cumsum(0)
+
+    x, y = pictures(2, 3, 5, 6), pictures(2, 4, 3, seed=1)
+    windows = {"perturbations_per_eval": perturbations, "accelerated": False}
+    compare("Occlusion", (Ranking(),), x, (2, 3, 2), (2, 2, 2), **windows)
+    both = {"sliding_window_shapes": ((2, 3, 2), (2, 2)), "strides": ((2, 2, 2), (1, 2))}
+    compare("Occlusion", (lambda x, y: Ranking()(x) * Ranking()(y),), (x, y), **both, **windows)
+    norm = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(90, 4))
+    states = []
+    for library in (captum, captums):
+        norm[0].reset_running_stats()
+        states.append(ask(library, "Occlusion", (norm,), x, (2, 3, 2), 2, target=1, perturbations_per_eval=perturbations)[0])
+        states.append(norm[0].running_mean.clone())
+    assert_equal(states[0], states[2])
+    assert_equal(states[1], states[3])
+
+
+@pytest.mark.parametrize("of", ["sparse", "meta", "negative"])
+def test_tensors_in_other_memory(of):
+    net, x = small()
+    if of == "sparse":
+        for name in ON_OUTPUTS:
+            assert assert_refused(name, (net,), x.to_sparse(), 1) is RuntimeError
+    elif of == "meta":
+        on_meta = net.to("meta")
+        for name in ON_OUTPUTS:
+            ours, theirs = (ask(library, name, (on_meta,), x.to("meta"), 1)[0] for library in (captum, captums))
+            assert (ours.shape, ours.dtype, ours.device) == (theirs.shape, theirs.dtype, theirs.device)
+    else:
+        for number in range(8):  # All engines have their turns.
+            view = torch.complex(x, x + number).conj().imag
+            assert view.is_neg()
+            compare("Saliency", (net,), view, 1)
+            compare("NeuronGradient", (net, net.stem), view, (1, 2, 3))
+            compare("Occlusion", (net,), view, (3, 16, 16), 16, target=1)
+
+
 def test_training_mode():
     net, x = small()
     compare("Saliency", (net.train(),), x, 1)  # None of its layers is another in training.
@@ -446,6 +563,60 @@ def test_training_mode():
     torch.random.set_rng_state(state)
     assert_equal(ours, captums.Saliency(dropping).attribute(x, 1))
     compare("Saliency", (dropping.eval(),), x, 1)
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -2 * gradient
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def without_gradient(x):
+    with torch.no_grad():
+        return x.sigmoid()
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x * x.detach(),
+        lambda x: x * without_gradient(x),
+        lambda x: Reversed.apply(x) + x,
+        lambda x: Straight.apply(x - 1),
+    ],
+)
+def test_gradients_that_are_not_those_of_the_operators(between):
+    class Stopping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.relu, self.body, self.linear = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.linear(self.relu(self.body(between(self.relu(self.stem(x))))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x = Stopping(), pictures(2, 3, 9, 9)
+    for name in ON_OUTPUTS:
+        compare(name, (net,), x, 1, accelerated=False)
+    for name in ON_NEURONS:
+        compare(name, (net, net.body), x, (1, 2, 3), accelerated=False)
+    compare("LayerActivation", (net, net.body), x)
+    compare("Occlusion", (net,), x, (3, 4, 4), 4, target=1)
 
 
 def test_numbers_that_the_kernels_do_not_know():
@@ -508,8 +679,16 @@ def test_arguments_that_do_not_fit(accelerated):
         {"sliding_window_shapes": (3, 4, 4), "perturbations_per_eval": 0},
         {"sliding_window_shapes": (3, 4, 4), "perturbations_per_eval": 1.0},
         {"sliding_window_shapes": (3, 4, 4), "target": (1, 2)},
+        {"sliding_window_shapes": (3, 0, 4)},
+        {"sliding_window_shapes": (3, 4, 4), "baselines": (0, "black")},
     ):
         assert assert_refused("Occlusion", (forward,), x, **{"target": 1, "strides": 4} | windows) is AssertionError, windows
+    assert assert_refused("Occlusion", (forward,), x, (3, 4, 4), 4, baselines=(), target=1) is IndexError
+    for step in (0, -1):  # Of which Captum makes nonsense.
+        with pytest.raises(AssertionError, match="strides must be at least 1"):
+            captum.Occlusion(forward).attribute(x, (3, 4, 4), step, target=1)
+    assert assert_refused("NeuronGradient", (forward, net.stem), x, None) is ValueError
+    assert assert_refused("NeuronGradient", (forward, net.stem), x, torch.tensor(1)) is TypeError
 
 
 def test_scores_that_do_not_grow_with_the_batch():
@@ -724,6 +903,39 @@ def test_changes_of_what_weights_are_made_of_are_seen():
     check()
     net.options["shifts"][0] = torch.rand(4, 1, 1)
     check()
+
+
+@pytest.mark.usefixtures("engine", "sweeping")
+def test_changes_of_what_is_no_module_are_seen(monkeypatch):
+    class Settings:
+        def __init__(self):
+            self.factor, self.inner = 2.0, [np.ones(4, np.float32)]
+
+    class Configured(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.settings, self.flags, self.linear = nn.Conv2d(3, 4, 3), Settings(), {"plain"}, nn.Linear(4, 5)
+
+        def forward(self, x):
+            factor = self.settings.factor * float(self.settings.inner[0][0]) * (1 if "plain" in self.flags else 3)
+            return self.linear((self.conv(x) * factor).mean((2, 3)))
+
+    net, x = small(Configured)
+
+    def check():
+        compare("Saliency", (net,), x, 1)
+        compare("Occlusion", (net,), x, (3, 15, 15), 15, target=1)
+
+    check()
+    net.settings.factor = 0.5
+    check()
+    net.settings.inner[0][0] = 7
+    check()
+    net.flags.clear()
+    check()
+    monkeypatch.setattr(Configured, "forward", lambda self, x: self.linear(self.conv(x).amax((2, 3)) * 2))
+    compare("Saliency", (net,), x, 1, accelerated=False)
+    compare("Occlusion", (net,), x, (3, 15, 15), 15, target=1, accelerated=False)
 
 
 @pytest.mark.usefixtures("engine")
