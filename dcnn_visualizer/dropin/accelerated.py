@@ -65,10 +65,10 @@ class KernelsPass:
 
     def gradient(self, choose: Callable[[Tensor], Tensor], keep: bool) -> Tensor:
         """See :class:`Pass`."""
-        # A copy, since a caller's own function may do anything with it.
-        activation = torch.from_dlpack(self._recording.extend(self._index).copy()).requires_grad_()
+        activation = torch.from_dlpack(self._recording.extend(self._index)).requires_grad_()
         with torch.enable_grad():
-            chosen = choose(activation)
+            # A clone, since a caller's own function may do anything with it.
+            chosen = choose(activation.clone())
             (signal,) = torch.autograd.grad(torch.unbind(chosen) if chosen.numel() > 1 else chosen, activation)
         return _walked_back(signal, self._recording, self._index, self._rule, self._conversion)
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +25,13 @@ from dcnn_kernels.arrays import Array
 from dcnn_visualizer.dropin.contest import Contest
 from dcnn_visualizer.dropin.hooks import numbers_of
 from dcnn_visualizer.fingerprint import fingerprint
+from dcnn_visualizer.graph import Step
 from dcnn_visualizer.importers.nodes import UntraceableError
 from dcnn_visualizer.importers.torch import trace_module
 from dcnn_visualizer.importers.torch_operators import array_of
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.traceable_graph import TraceableGraph
-from dcnn_visualizer.traceable_nodes import TraceableNode
+from dcnn_visualizer.traceable_nodes import TraceableDropout, TraceableIdentity, TraceableNode
 
 #: Modules that do something else in training than at inference, which is what chains know.
 DIFFER_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU)
@@ -93,7 +94,7 @@ class Conversion:
     Attributes:
         graph: The chain's graph, which stays what it is.
         others: Indices of all steps that aren't ``nn.ReLU`` modules; Captum leaves their gradients alone.
-        overrides_as_captum: Whether no step but the ReLU takes what a ReLU takes; Captum overrides all of the gradient there.
+        overrides_as_captum: Whether Captum's hooks do no more than override each ReLU by itself.
         fields: What neurons see, by step; None where that is no small part of the picture.
         contests: Times that engines took, by the step whose gradient was asked for, or by the windows that were hidden.
         latest: The picture that was asked about last.
@@ -114,14 +115,13 @@ class Conversion:
         self.graph = chain.graph()
         steps = self.graph.steps
         self.others = [index for index, step in enumerate(steps) if step.path not in relus]
-        taken = [source for step in steps for source in step.inputs]
         self.fields: dict[int, ReceptiveField | None] = {}
         self.contests: defaultdict[Hashable, Contest] = defaultdict(Contest)
         self.latest: Latest | None = None
         # By the layers' identities: layers of the module are there as long as the conversion serves, others aren't kept here.
         self._calls: dict[tuple[int, bool], tuple[int, int]] = {}
         self._weights: dict[int, list[Array]] = {}
-        self.overrides_as_captum = all(taken.count(step.inputs[0]) == 1 for step in steps if step.path in relus)
+        self.overrides_as_captum = _overrides_as_captum(steps, {path: modules[path] for path in relus})
 
     def call(self, module: nn.Module, layer: nn.Module, of_input: bool) -> Call:
         """Where the graph has what a layer returns, or takes, in its last call.
@@ -162,6 +162,38 @@ class Conversion:
             nodes = [self.graph.steps[step].node for step in self.graph.ancestors([index])]
             self._weights[index] = [array for node in nodes for array in _arrays_of(node)]
         return self._weights[index]
+
+
+def _overrides_as_captum(steps: Sequence[Step], relus: Mapping[str, str]) -> bool:
+    """Whether Captum's hooks do no more than override each ReLU by itself.
+
+    They override all of the gradient at what a ReLU takes, even if other steps take it too; note the signal at what a ReLU
+    returns before the next ReLU has overridden it; and know one signal of a module, that of the call which was met last.
+
+    Args:
+        steps: The network.
+        relus: By path, the names of the modules that the ReLUs are.
+    """
+
+    def tensor(index: int) -> int:
+        """The step that made the tensor that a step returns: some return what they take."""
+        while index >= 0 and isinstance(steps[index].node, (TraceableIdentity, TraceableDropout)):
+            (index,) = steps[index].inputs
+        return index
+
+    passing = {index for index in range(len(steps)) if tensor(index) != index}
+    taken = [tensor(source) for index, step in enumerate(steps) if index not in passing for source in step.inputs]
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        if step.path not in relus:
+            continue
+        source = tensor(step.inputs[0])
+        if taken.count(source) > 1 or (source >= 0 and steps[source].path in relus):
+            return False
+        if source < last.get(relus[step.path], source):
+            return False
+        last[relus[step.path]] = index
+    return True
 
 
 class _Known:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcnn_visualizer.dropin.arguments import (
@@ -27,6 +26,7 @@ from dcnn_visualizer.dropin.arguments import (
     single_score,
 )
 from dcnn_visualizer.dropin.hooks import Hook, this_thread
+from dcnn_visualizer.dropin.relus import OverriddenReLUs
 
 Forward = Callable[..., Any]
 
@@ -153,59 +153,12 @@ def layer_values(
 
 @contextmanager
 def relus_overridden(module: nn.Module, by_signal: bool) -> Iterator[None]:
-    """While this lasts, gradients pass the network's ``nn.ReLU`` modules rectified; see :func:`override_relus`."""
-    tensors: list[Any] = []
-    modules = override_relus(module, by_signal, tensors)
+    """While this lasts, gradients pass the network's ``nn.ReLU`` modules rectified; see :class:`OverriddenReLUs`."""
+    relus = OverriddenReLUs(module, by_signal)
     try:
         yield
     finally:
-        for handle in (*modules, *tensors):
-            handle.remove()
-
-
-def override_relus(module: nn.Module, by_signal: bool, tensors: list[Any]) -> list[Any]:
-    """Lets gradients pass the network's ``nn.ReLU`` modules rectified, from this thread's next forward pass on.
-
-    As in Captum the rule is applied to all of the gradient that arrives at what the ReLU took, even if others took it too.
-
-    Args:
-        module: The network.
-        by_signal: Whether what passes is the signal at the output, max(g, 0), as in DeconvNet (Zeiler and Fergus, 2014), or the
-            gradient at the input, max(g·[x>0], 0), as in guided backpropagation (Springenberg et al., 2015).
-        tensors: Gets the handles of the hooks on the tensors that come by.
-
-    Returns:
-        The handles of the hooks on the modules.
-    """
-    signals: defaultdict[int | None, list[dict[str, Tensor]]] = defaultdict(list)
-
-    def enter(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        (x,) = arguments
-        signal: dict[str, Tensor] = {}
-        signals[this_thread()].append(signal)
-
-        def override(gradient: Tensor) -> Tensor | None:
-            if "output" not in signal:
-                return None  # The way back begins before this ReLU.
-            output = signal.pop("output")
-            return F.relu(output if by_signal else gradient)
-
-        if x.requires_grad:
-            tensors.append(x.register_hook(override))
-        # A ReLU in place works on the clone, so that what it took remains.
-        return (x.clone(),)
-
-    def leave(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
-        signal = signals[this_thread()].pop()
-        if output.requires_grad:
-            tensors.append(output.register_hook(lambda gradient: signal.update(output=gradient)))
-
-    everywhere = any(isinstance(part, nn.DataParallel) for part in module.modules())
-    handles: list[Any] = []
-    for relu in (part for part in module.modules() if isinstance(part, nn.ReLU)):
-        handles.append(relu.register_forward_pre_hook(Hook(enter, everywhere)))
-        handles.append(relu.register_forward_hook(Hook(leave, everywhere)))
-    return handles
+        relus.remove()
 
 
 def as_scores(output: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcnn_visualizer.dropin.conversions import Call
 from dcnn_visualizer.dropin.hooks import Hook
-from dcnn_visualizer.dropin.plain import override_relus
+from dcnn_visualizer.dropin.relus import OverriddenReLUs
 
 
 class _EnoughSeen(BaseException):
@@ -80,8 +80,7 @@ class Tape:
         # A clone, since the caller's own tensor may change while this is kept, and its hooks are the caller's.
         memory_format = torch.channels_last if reorder else torch.preserve_format
         self._x = x.detach().clone(memory_format=memory_format).requires_grad_()
-        # Hooks on tensors go with the tensors.
-        handles = override_relus(module, by_signal, []) if rectify else []
+        self._relus = OverriddenReLUs(module, by_signal) if rectify else None
         try:
             with torch.enable_grad():
                 (value,) = values(module, self._x, [call]) if call.layer is not module or call.of_input else [module(self._x)]
@@ -89,8 +88,8 @@ class Tape:
                 # A caller's own function may ask for a view.
                 self._value = value.contiguous() if reorder else value
         finally:
-            for handle in handles:
-                handle.remove()
+            if self._relus is not None:
+                self._relus.end_forward()
 
     def gradient(self, choose: Callable[[Tensor], Tensor], keep: bool) -> Tensor:
         """Gradient of what is asked about, with respect to the pictures.
@@ -100,6 +99,8 @@ class Tape:
             keep: Whether there will be other ways back.
         """
         with self._lock, torch.enable_grad():
+            if self._relus is not None:
+                self._relus.begin_backward()
             # A clone, since a caller's own function may do anything with it.
             chosen = choose(self._value.clone() if keep else self._value)
             outputs = torch.unbind(chosen) if chosen.numel() > 1 else chosen
