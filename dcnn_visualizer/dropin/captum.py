@@ -180,7 +180,7 @@ class _GradientAttribution(_Attribution):
                 if conversion.stop is not None:
                     raise UntraceableError(f"{conversion.stop} passes no gradients, or others than its own")
                 if self._rule is not GRADIENT and not conversion.overrides_as_captum:
-                    raise UntraceableError("other layers take what a ReLU takes, and Captum overrides their gradients too")
+                    raise UntraceableError("Captum's hooks do more to it than override each ReLU by itself")
                 layer = self.forward_func if selector is None else self.layer
                 call = conversion.call(self.forward_func, layer, of_input)
             except UntraceableError as error:

@@ -90,6 +90,7 @@ class Conversion:
         reorders: Whether the module takes pictures whose channels lie together, as PyTorch's convolutions like them.
         largest: Bytes of the largest tensor that the module makes of one picture.
         stop: What passes no gradients in the module, or others than its own, if there is anything; in the chain all pass them.
+        rectified: Whether something is used after an ``nn.ReLU`` has rectified it in place.
 
     Attributes:
         graph: The chain's graph, which stays what it is.
@@ -109,6 +110,7 @@ class Conversion:
         reorders: bool,
         largest: int,
         stop: str | None,
+        rectified: bool,
     ) -> None:
         self.chain, self._modules = chain, modules
         self.differentiable, self.reorders, self.largest, self.stop = differentiable, reorders, largest, stop
@@ -121,7 +123,7 @@ class Conversion:
         # By the layers' identities: layers of the module are there as long as the conversion serves, others aren't kept here.
         self._calls: dict[tuple[int, bool], tuple[int, int]] = {}
         self._weights: dict[int, list[Array]] = {}
-        self.overrides_as_captum = _overrides_as_captum(steps, {path: modules[path] for path in relus})
+        self.overrides_as_captum = not rectified and _overrides_as_captum(steps, {path: modules[path] for path in relus})
 
     def call(self, module: nn.Module, layer: nn.Module, of_input: bool) -> Call:
         """Where the graph has what a layer returns, or takes, in its last call.
@@ -238,6 +240,8 @@ def as_pictures(forward_func: Callable[..., Any], inputs: Sequence[Tensor], furt
     """
     if not isinstance(forward_func, nn.Module):
         raise UntraceableError(f"the network must be a torch.nn.Module, got {type(forward_func).__name__}")
+    if type(forward_func).__hash__ is None:
+        raise UntraceableError(f"{type(forward_func).__name__} has no hash, by which to know it again")
     if len(inputs) != 1 or further:
         raise UntraceableError(f"it must take one tensor, it takes {len(inputs) + len(further)} arguments")
     (x,) = inputs
@@ -346,7 +350,7 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     if hooked is not None or _has_any_global_hook():
         return f"{type(module if hooked is None else hooked).__name__} has hooks, which may do anything"
     try:
-        chain, modules, stop = trace_module(module, x)
+        chain, modules, stop, reread = trace_module(module, x)
     except UntraceableError as error:
         return str(error).partition("\n")[0]
     if any(part.training for part in module.modules()) and not _gives_outputs_of(module, chain, x):
@@ -356,7 +360,9 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     if differentiable and stop is None:
         stop = _own_backward(module, x[:1])
     reorders, largest = _run_reordered(module, x) if x.device.type == "cpu" else (False, 0)
-    return Conversion(chain, modules, relus, differentiable, reorders, largest, stop)
+    # Captum's hooks let a ReLU in place work on a clone, so that what it took stays what it was.
+    rectified = any(isinstance(module.get_submodule(name), nn.ReLU) for name in reread)
+    return Conversion(chain, modules, relus, differentiable, reorders, largest, stop, rectified)
 
 
 def _own_backward(module: nn.Module, x: Tensor) -> str | None:

@@ -71,11 +71,13 @@ class Traced(NamedTuple):
             were called as functions, and layers that the output doesn't need, aren't among them.
         stop: A place that PyTorch's gradients don't pass, or pass by a rule of their own, if there is any: ``detach``, what runs
             within ``no_grad``, and the forward pass of a ``torch.autograd.Function``. The chain's gradients pass it.
+        reread: Qualified names of modules that change in place what they take, where it is used after that as what they gave.
     """
 
     chain: TraceableGraph
     modules: dict[str, str]
     stop: str | None
+    reread: frozenset[str]
 
 
 def trace_module(module: nn.Module, example: torch.Tensor) -> Traced:
@@ -114,7 +116,7 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> Traced:
                 delattr(module, name)
     _check_output(chain, example, expected)
     modules = {path: name for path, name in importer.modules.items() if path in chain.layer_names}
-    return Traced(chain, modules, importer.stop)
+    return Traced(chain, modules, importer.stop, frozenset(importer.reread))
 
 
 @contextmanager
@@ -150,12 +152,14 @@ class _Tracer(fx.Tracer):
 
     Attributes:
         returned: Name of the module and what makes its output, in the order in which calls ended.
+        in_threads: Whether modules were called in threads of the module's own.
         without_gradients: Steps within ``no_grad``, or within the forward pass of a ``torch.autograd.Function``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.returned: list[tuple[str, fx.Node]] = []
+        self.in_threads = False
         self.without_gradients: set[fx.Node] = set()
         self._thread = threading.get_ident()
 
@@ -177,6 +181,7 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
+            self.in_threads |= any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs)))
             return forward(*args, **kwargs)
         output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
@@ -203,9 +208,12 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 def _trace(tracer: _Tracer, module: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
     try:
         with torch.enable_grad():
-            return tracer.trace(module, concrete_args=defaults or None)
+            graph = tracer.trace(module, concrete_args=defaults or None)
     except Exception as error:  # The module's own code may meet fx's proxies in any way.
         raise UntraceableError(f"torch.fx can't trace {type(module).__name__}: {error}") from error
+    if tracer.in_threads:
+        raise UntraceableError(f"{type(module).__name__} runs in threads of its own")
+    return graph
 
 
 class _Importer:
@@ -220,12 +228,14 @@ class _Importer:
     Attributes:
         modules: Qualified names of the modules that layers are, by the layers' paths.
         stop: The first step whose gradients aren't its own, if there is any.
+        reread: Qualified names of modules that changed what they took, where it was used after that.
     """
 
     def __init__(self, module: nn.Module, graph: fx.Graph, example: torch.Tensor, without_gradients: set[fx.Node]) -> None:
         self._module, self._graph, self._example = module, graph, example
         self._without_gradients = without_gradients
         self.stop: str | None = None
+        self.reread: set[str] = set()
         self._picture = next(node for node in graph.nodes if node.op == "placeholder")
         names = [name.replace(".", "/") for name, _ in module.named_modules(remove_duplicate=False)]
         self._layers = Assembly(self._picture, reserved=names)
@@ -304,6 +314,8 @@ class _Importer:
     def _latest(self, node: fx.Node) -> fx.Node:
         while node in self._changed:
             node = self._changed[node]
+            if node.op == "call_module":
+                self.reread.add(node.target)
         return node
 
     def _note_changes(self, n: fx.Node, value: Any) -> None:

@@ -382,6 +382,62 @@ def test_a_relu_whose_input_goes_another_way_too(name):
     compare(neuron, (net, net.body), x, (1, 2, 3), accelerated=name == "Saliency")
 
 
+class Rectified(nn.Module):
+    """ReLUs to which Captum's hooks do more than override each by itself.
+
+    Args:
+        how: ``in a row``; ``twice`` on one tensor; ``in turns``, one module on two tensors; ``past dropout``, which gives back
+            what it takes; ``in place``, on what is used after that.
+    """
+
+    def __init__(self, how):
+        super().__init__()
+        self.stem, self.relu, self.other = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ReLU(inplace=how == "in place")
+        self.body, self.dropout, self.linear, self.how = nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(), nn.Linear(4, 5), how
+
+    def forward(self, x):
+        x = self.stem(x)
+        match self.how:
+            case "in a row":
+                x = self.relu(self.relu(x)) * 2
+            case "twice":
+                x = self.relu(x) + self.body(self.relu(x))
+            case "in turns":
+                y = self.body(x * 2)
+                x = self.relu(x * 3)
+                x = x - 0.1 + self.relu(y)
+            case "past dropout":
+                x = self.relu(self.dropout(x)) + self.body(x)
+            case "in place":
+                self.other(x)
+                x = self.body(x)
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("how", ["in a row", "twice", "in turns", "past dropout", "in place"])
+def test_relus_to_which_hooks_do_more(how):
+    torch.manual_seed(0)
+    net, x = Rectified(how).eval(), pictures(2, 3, 9, 9)
+    for name in ON_OUTPUTS:
+        compare(name, (net,), x, 2, accelerated=name == "Saliency")
+    for name in ON_NEURONS:
+        compare(name, (net, net.linear), x, 2, accelerated=name == "NeuronGradient")
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_relu_that_several_modules_hold():
+    """Captum gives it hooks for each."""
+    relu = nn.ReLU()
+    torch.manual_seed(0)
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), relu), nn.Sequential(relu, nn.Flatten())),
+        pictures(2, 3, 9, 9),
+    )
+    for name in ON_OUTPUTS:
+        compare(name, (net,), x, 2, accelerated=name == "Saliency")
+
+
 @pytest.mark.parametrize("name", ON_OUTPUTS)
 def test_several_inputs_and_further_arguments(name):
     net, x = small(TwoInputs)
@@ -1169,6 +1225,17 @@ def test_networks_and_selectors_that_view_memory():
         compare("Saliency", (net,), other, 1)
         compare("Occlusion", (net,), other, (3, 2, 2), 2, target=3)
         compare("NeuronGradient", (net, net.conv), other, lambda value: value.sum((1, 2, 3)))
+
+
+def test_networks_without_a_hash():
+    class Compared(nn.Module):
+        def __eq__(self, other):
+            return False
+
+        def forward(self, x):
+            return x.sum((1, 2, 3))
+
+    compare("Saliency", (Compared(),), pictures(2, 3, 9, 9), accelerated=False)
 
 
 def test_hooks_on_inputs_are_heard():

@@ -47,8 +47,20 @@ class Branches(nn.Module):
         return one + other if self.join == "add" else one * other.sigmoid()
 
 
+class Unused(nn.Module):
+    """Something runs, of which nothing comes."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        self.part(x)
+        return x
+
+
 class Network(nn.Module):
-    """What is drawn, and a head or none; a ReLU may be shared by several places."""
+    """What is drawn, and a head or none; a ReLU and a convolution may be shared by several places."""
 
     def __init__(self, body, head):
         super().__init__()
@@ -66,7 +78,10 @@ LAYERS = {
     "grouped": lambda shared: nn.Conv2d(CHANNELS, CHANNELS, (1, 3), groups=2, padding=(0, 1), bias=False),
     "dilated": lambda shared: nn.Conv2d(CHANNELS, CHANNELS, 2, dilation=2, padding=1),
     "relu": lambda shared: nn.ReLU(),
-    "shared": lambda shared: shared,
+    "shared relu": lambda shared: shared["relu"],
+    "shared conv": lambda shared: shared["conv"],
+    "unused": lambda shared: Unused(shared["relu"]),
+    "unused conv": lambda shared: Unused(nn.Conv2d(CHANNELS, 2, 1)),
     "inplace": lambda shared: nn.ReLU(inplace=True),
     "functional": lambda shared: Functional(lambda x: F.relu(x - 0.1)),
     "relu6": lambda shared: nn.ReLU6(),
@@ -98,7 +113,7 @@ def bodies(draw, depth=2):
                 layers.append(Branches(row(depth - 1), row(depth - 1), draw(st.sampled_from(["add", "cat", "mul"]))))
         return nn.Sequential(*layers)
 
-    shared = nn.ReLU()
+    shared = {"relu": nn.ReLU(), "conv": nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)}
     return row(depth)
 
 

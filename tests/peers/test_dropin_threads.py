@@ -12,7 +12,7 @@ from torch import fx, nn
 from dcnn_visualizer.dropin import captum, conversions
 from dcnn_visualizer.dropin.captum import NotAccelerated
 from dcnn_visualizer.dropin.contest import Contest
-from tests.peers.captum_comparison import Mixed, PreActivation, pictures, small
+from tests.peers.captum_comparison import NAMES, Mixed, PreActivation, compare, pictures, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,3 +112,31 @@ def test_several_threads_at_once():
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+class Elsewhere(nn.DataParallel):
+    """Runs its module in another thread, as ``DataParallel`` does on several devices."""
+
+    def forward(self, x):
+        outputs = []
+        gradients = torch.is_grad_enabled()
+
+        def run():
+            with torch.set_grad_enabled(gradients):
+                outputs.append(self.module(x))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return outputs[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_that_run_in_threads_of_their_own(name):
+    net, x = small()
+    whole = Elsewhere(net)
+    arguments = (whole, net.left) if name.startswith(("Neuron", "Layer")) else (whole,)
+    further = {"Occlusion": ((3, 17, 17), 16, None, 1), "LayerActivation": ()}.get(name)
+    if further is None:
+        further = (lambda value: value.sum(),) if name.startswith("Neuron") else (1,)
+    compare(name, arguments, x, *further, accelerated=False)
