@@ -1,5 +1,7 @@
 """Random networks, asked random questions: the drop-in and Captum agree, in results, warnings and refusals."""
 
+import copy
+import math
 import warnings
 from unittest import mock
 
@@ -17,9 +19,18 @@ from dcnn_visualizer.dropin.contest import Contest
 from tests.peers import torch_networks as networks
 from tests.peers.captum_comparison import NAMES, ON_OUTPUTS, assert_equal
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "_every_warning")
 
 CHANNELS = 4
+
+
+@pytest.fixture
+def _every_warning():
+    """PyTorch gives some warnings once only, to whoever comes first."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
 
 
 class Functional(nn.Module):
@@ -177,9 +188,7 @@ def questions(draw):
     layer = net.get_submodule(path)
     given = (x,) if draw(st.booleans()) else x
     with torch.no_grad():
-        shape = (
-            net(x.clone()).shape if not net.training else torch.Size([len(x), *([5] if net.head else [CHANNELS, *x.shape[2:]])])
-        )
+        shape = copy.deepcopy(net).eval()(x.clone()).shape
     if name in ON_OUTPUTS:
         further = {"abs": draw(st.booleans())} if name == "Saliency" else {}
         return name, (net,), (given, targets(draw, shape)), further
@@ -204,14 +213,14 @@ def questions(draw):
 def answer(library, name, arguments, args, kwargs):
     """A result or the kind of an error; and warnings."""
     # The same memory, but no hooks that another question has left.
-    given = (args[0][0].detach(),) if isinstance(args[0], tuple) else args[0].detach()
+    given = tuple(x.detach() for x in args[0]) if isinstance(args[0], tuple) else args[0].detach()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             result = getattr(library, name)(*arguments).attribute(given, *args[1:], **kwargs)
         except Exception as error:
             result = type(error)
-    said = [(one.category, str(one.message)) for one in caught if not issubclass(one.category, NotAccelerated)]
+    said = [(one.category, " ".join(str(one.message).split())) for one in caught if not issubclass(one.category, NotAccelerated)]
     return result, said
 
 
@@ -241,3 +250,92 @@ def test_random_questions(question, data):
             assert_equal(ours, theirs)
         assert our_warnings == their_warnings
         torch.testing.assert_close(arguments[0].state_dict(), after, rtol=1e-5, atol=1e-5)
+
+
+class Anything(nn.Module):
+    """Scores of any shape, from inputs of any shapes and further arguments.
+
+    Args:
+        outputs: Shape of the scores of an example; None for one number for the whole batch, as a tensor or a float.
+        coupled: Whether examples bear on each other.
+    """
+
+    def __init__(self, outputs, coupled):
+        super().__init__()
+        self.outputs, self.coupled = outputs, coupled
+        self.relu, self.linear = nn.ReLU(), nn.Linear(3, math.prod(outputs) if isinstance(outputs, tuple) else 1)
+
+    def forward(self, *arguments):
+        sums = 0
+        for number, one in enumerate(arguments):
+            scale = (
+                torch.linspace(0.5, 1.5, one[0].numel()).view(one.shape[1:]) if isinstance(one, torch.Tensor) and one.ndim else 1
+            )
+            flat = (one * scale).flatten(1).sum(1) if isinstance(one, torch.Tensor) and one.ndim > 1 else one * scale
+            sums = sums + flat * (number + 1)
+        scores = self.linear(self.relu(torch.stack([sums, sums.square(), -sums], 1).float()))
+        scores = scores.cumsum(0) if self.coupled else scores
+        if self.outputs is None:
+            return scores.sum()
+        return float(scores.detach().sum()) if self.outputs is float else scores.view(-1, *self.outputs)
+
+
+@st.composite
+def functions(draw):
+    """Any network, its inputs, its further arguments and a target."""
+    torch.manual_seed(draw(st.integers(0, 99)))
+    batch = draw(st.integers(1, 3))
+    kinds = st.sampled_from([torch.float32] * 4 + [torch.float64, torch.int64, torch.bool])
+    shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+    inputs = [
+        (torch.randn(batch, *draw(shapes)) * 3).to(draw(kinds) if draw(st.booleans()) else torch.float32)
+        for _ in range(draw(st.integers(1, 3)))
+    ]
+    outputs = draw(st.sampled_from([(), (4,), (2, 3), (1,), None, float]))
+    further = draw(st.sampled_from([None, 2.0, (0.5, torch.randn(batch, 2)), torch.randn(batch), (torch.tensor(2.0),)]))
+    given = tuple(inputs) if len(inputs) > 1 or draw(st.booleans()) else inputs[0]
+    target = targets(draw, (batch, *outputs)) if isinstance(outputs, tuple) and outputs else None
+    # Of more inputs Captum begins with another window than the first.
+    return Anything(outputs, len(inputs) < 3 and draw(st.booleans())), given, further, target
+
+
+def windows(draw, x):
+    """A window and its steps over one input, and what hides it."""
+    sizes = tuple(draw(st.integers(1, size)) for size in x.shape[1:])
+    strides = draw(st.one_of(st.tuples(*[st.integers(1, size) for size in sizes]), st.just(min(sizes))))
+    whole = [torch.randn(shape).to(x.dtype) for shape in ((), x.shape[1:], x.shape)]
+    return sizes, strides, draw(st.sampled_from([0, True, 1.5 if x.is_floating_point() else 2, *whole]))
+
+
+@settings(max_examples=150)
+@given(
+    functions(),
+    st.sampled_from([*ON_OUTPUTS, "NeuronGradient", "NeuronDeconvolution", "LayerActivation"] + ["Occlusion"] * 6),
+    st.data(),
+)
+def test_random_functions(function, name, data):
+    net, inputs, further, target = function
+    forward = net
+    if name in ("Saliency", "NeuronGradient", "LayerActivation", "Occlusion") and data.draw(st.booleans()):
+        forward = lambda *arguments: net(*arguments)  # noqa: E731
+    layer = data.draw(st.sampled_from([net.relu, net.linear]))
+    kwargs = {"additional_forward_args": further}
+    if name == "Occlusion":
+        of_inputs = [windows(data.draw, x) for x in (inputs if isinstance(inputs, tuple) else (inputs,))]
+        sizes, strides, baselines = zip(*of_inputs, strict=True) if isinstance(inputs, tuple) else of_inputs[0]
+        kwargs |= {"target": target, "perturbations_per_eval": data.draw(st.integers(1, 4))}
+        kwargs |= {"baselines": data.draw(st.sampled_from([None, baselines]))}
+        arguments, args = (forward,), (sizes, strides)
+    elif name in ON_OUTPUTS:
+        arguments, args = (forward,), (target,)
+    else:
+        arguments, args = (forward, layer), () if name == "LayerActivation" else (data.draw(st.integers(0, 2)),)
+    (theirs, their_warnings), (ours, our_warnings) = (
+        answer(library, name, arguments, (inputs, *args), kwargs) for library in (captums, captum)
+    )
+    if isinstance(theirs, type) or isinstance(ours, type):
+        # Captum's hooks refuse what needs no gradients before anything else is looked at.
+        assert ours is theirs or (theirs is RuntimeError and isinstance(ours, type))
+    else:
+        assert_equal(ours, theirs)
+    assert our_warnings == their_warnings
