@@ -120,7 +120,10 @@ class _Importer:
             converted = self._convert(operator, inputs)
         except UntraceableError as error:
             raise UntraceableError(f"{operator}: {error}") from error
-        except Exception as error:  # A hostile file may bring any number or type anywhere.
+        except (AttributeError, IndexError, TypeError) as error:
+            given = f"{len(inputs)} inputs and the attributes {sorted(operator.attributes)}"
+            raise ValueError(f"{operator}: it has {given}, in a number or of types that don't suit it: {error}") from error
+        except Exception as error:  # A hostile file may bring any number anywhere.
             raise ValueError(f"{operator}: {error}") from error
         for name, (node, sources, shape) in zip(operator.outputs, converted, strict=False):
             if math.prod(size for size in shape if isinstance(size, int)) > MOST_ELEMENTS:

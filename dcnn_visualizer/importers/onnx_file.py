@@ -134,8 +134,12 @@ class _Folder:
         """
         described = {entry.key: entry.value for entry in entries}
         location = described.get("location", "")
-        file = (self._path / location).resolve()
-        if not location or not file.is_relative_to(self._path) or not file.is_file():
+        try:
+            file = (self._path / location).resolve()
+            found = bool(location) and file.is_relative_to(self._path) and file.is_file()
+        except (OSError, ValueError):  # No file can have this name.
+            found = False
+        if not found:
             raise ValueError(f"{where} is kept in {location!r}, which is no file in the folder of the network")
         needed = count * dtype.itemsize
         try:
