@@ -94,21 +94,23 @@ def load_weights(
     Raises:
         WeightsError: ``strict``, and something is missing, left over, or of another shape.
         ValueError: The file is broken, or of another kind; two of its names are the same; an array holds no finite floats.
-        OSError: It can't be read.
+        OSError: It can't be opened.
         ImportError: h5py or safetensors isn't installed.
     """
     path = Path(path)
     targets = {name: target for name, target in _targets(chain)}
     spellings = {spelling: name for name, target in targets.items() for spelling in target.spellings}
+    with path.open("rb") as opened:
+        start = opened.read(16)
     try:
-        with _opened(path) as file:
+        with _opened(path, start) as file:
             report = _compare(targets, spellings, file, rename)
             if strict and not report.complete:
                 raise WeightsError(f"{path} doesn't fit {type(chain).__name__}: {report}", report)
             arrays = {name: _finite(stored, file.read(stored)) for name, stored in report.matched.items()}
-    except (WeightsError, OSError, ImportError):
+    except (WeightsError, ImportError):
         raise
-    except Exception as error:  # zipfile, zlib, h5py and safetensors each meet damage in their own ways.
+    except Exception as error:  # zipfile, zlib, h5py and safetensors each meet damage in their own ways, some by OSError.
         raise ValueError(f"{path} can't be read as weights: {error}") from error
     for name, array in arrays.items():
         targets[name].write(array)
@@ -206,9 +208,7 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_File]:
-    with path.open("rb") as file:
-        start = file.read(16)
+def _opened(path: Path, start: bytes) -> Iterator[_File]:
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             yield _npz(archive)

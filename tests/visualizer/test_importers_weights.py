@@ -128,7 +128,10 @@ def test_broken_files(trained, tmp_path):
     # Of the first array's values, which follow its header.
     place = whole.index(b"PK", 4) - 20
     damaged = whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 8]) + whole[place + 8 :]
-    for data in (b"", b"PK", b"nothing", whole[: len(whole) // 2], damaged, b"\0" * 8 + b"{"):
+    # The last record says that the table of contents lies further behind, so arrays would lie before the file.
+    misplaced = bytearray(whole)
+    misplaced[-6:-2] = (int.from_bytes(whole[-6:-2], "little") + 100).to_bytes(4, "little")
+    for data in (b"", b"PK", b"nothing", whole[: len(whole) // 2], damaged, bytes(misplaced), b"\0" * 8 + b"{"):
         path.write_bytes(data)
         with pytest.raises((ValueError, ImportError)):
             load_weights(net, path)
