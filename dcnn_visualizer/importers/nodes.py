@@ -39,6 +39,16 @@ def convolution(
     return _hold(node, W=W, b=b)
 
 
+def transposed_convolution(
+    W: Array, b: Array | None, stride: Pair, pad: Pair, dilate: Pair, groups: int
+) -> tn.TraceableDeconvolution2D:
+    """A transposed convolution of weights (in channels, out channels / groups, rows, columns), its pad cut off on both sides."""
+    node = tn.TraceableDeconvolution2D(
+        None, W.shape[1] * groups, W.shape[2:], stride, pad, b is None, dilate=dilate, groups=groups
+    )
+    return _hold(node, W=W, b=b)
+
+
 def linear(W: Array, b: Array | None) -> tn.TraceableLinear:
     """A fully connected layer of weights (outputs, inputs) and bias (outputs,), or None."""
     node = tn.TraceableLinear(None, W.shape[0], b is None)

@@ -177,11 +177,13 @@ def _fold(operator: Operator, inputs: list[Any]) -> Any:
         case "Slice" if len(sizes) < 5 or sizes[4] == [1]:
             return sizes[0][int(sizes[1][0]) : int(sizes[2][0])]
         case "Add" | "Sub" | "Mul" | "Div":
-            return [_calculated(operator.kind, int(a), int(b)) for a, b in zip(*_stretched(*sizes), strict=True)]
+            return [_calculated(operator.kind, a, b) for a, b in zip(*_stretched(*sizes), strict=True)]
     raise UntraceableError("this operator isn't supported on sizes of tensors")
 
 
-def _calculated(kind: str, a: int, b: int) -> int:
+def _calculated(kind: str, a: Size, b: Size) -> int:
+    if isinstance(a, str) or isinstance(b, str):
+        raise UntraceableError("it calculates with the size of the picture, which the file leaves open: say insize")
     # ONNX divides integers towards zero; sizes are never negative.
     return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Div": a // (b or 1)}[kind]
 

@@ -186,6 +186,44 @@ def conv(
     return Converted(node, [x], (BATCH, W.shape[0], *_outsize(x, ksize, stride, padding, dilate)))
 
 
+def conv_transpose(
+    file: Setting,
+    x: Any,
+    W: Any,
+    B: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] = (0, 0),
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] = (0, 0, 0, 0),
+    strides: Sequence[int] = (1, 1),
+) -> Converted:
+    """Transposed convolution."""
+    x, W = _tensor(x, 4), _weights("W", W, x, 4)
+    B = None if B is None else _weights("B", B, x, 1)
+    stride, dilate, (top, left, bottom, right) = pair("strides", strides), pair("dilations", dilations), pads
+    if auto_pad != "NOTSET" or output_shape is not None or any(output_padding) or (top, left) != (bottom, right):
+        raise UntraceableError("only equal pads on both sides are supported, without auto_pad, output_padding and output_shape")
+    if kernel_shape is not None and tuple(kernel_shape) != W.shape[2:]:
+        raise UntraceableError(f"kernel_shape is {tuple(kernel_shape)}, its weights have shape {W.shape}")
+    if min(*stride, *dilate, *W.shape, group) < 1 or min(top, left) < 0:
+        raise UntraceableError(f"strides {stride}, dilations {dilate}, group {group} or pads {tuple(pads)} are too small")
+    filters = W.shape[1] * group
+    if x.shape[1] != W.shape[0] or W.shape[0] % group or (B is not None and B.shape != (filters,)):
+        raise UntraceableError(f"weights {W.shape} in {group} groups don't fit an input of shape {x.shape}")
+    sizes: list[Size] = []
+    for size, taps, step, gap, pad in zip(x.shape[2:], W.shape[2:], stride, dilate, (top, left), strict=True):
+        grown = size if isinstance(size, str) else step * (size - 1) + gap * (taps - 1) + 1 - 2 * pad
+        if isinstance(grown, int) and grown < 1:
+            raise UntraceableError(f"pads {tuple(pads)} leave nothing of an input of shape {x.shape}")
+        sizes.append(f"{grown} of {x.name}" if isinstance(grown, str) else grown)
+    node = nodes.transposed_convolution(W, B, stride, (top, left), dilate, group)
+    return Converted(node, [x], (BATCH, filters, *sizes))
+
+
 def gemm(
     file: Setting, A: Any, B: Any, C: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
 ) -> Converted:
@@ -558,6 +596,59 @@ def transpose(file: Setting, x: Any, *, perm: Sequence[int] | None = None) -> Co
     return Converted(tn.TraceableTranspose(order), [x], tuple(x.shape[axis] for axis in order))
 
 
+#: Which pixel is nearest to one of the larger map, by how the two maps' coordinates go together; alike for whole factors.
+_REPEATING = {
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_floor"),
+    ("half_pixel", "round_prefer_ceil"),
+    ("pytorch_half_pixel", "round_prefer_floor"),
+}
+
+
+def resize(
+    file: Setting,
+    x: Any,
+    roi: Any = None,
+    scales: Any = None,
+    sizes: Any = None,
+    *,
+    mode: str = "nearest",
+    coordinate_transformation_mode: str = "half_pixel",
+    nearest_mode: str = "round_prefer_floor",
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: int = 0,
+    extrapolation_value: float = 0.0,
+    antialias: int = 0,
+) -> Converted:
+    """Maps made larger by whole factors, each pixel repeated; Resize of version 10 has no ``roi``."""
+    if file.opset < 11:
+        scales, coordinate_transformation_mode, nearest_mode = roi, "asymmetric", "floor"
+    x = _tensor(x, 4)
+    way = coordinate_transformation_mode, nearest_mode
+    if mode != "nearest" or way not in _REPEATING or antialias:
+        raise UntraceableError(f"it resizes by {mode}, {', '.join(way)}; only whole factors of the nearest pixel are supported")
+    if sizes is not None:
+        known = zip(sizes if isinstance(sizes, list) else _integers("sizes", sizes), x.shape, strict=True)
+        factors = [1 if new == old else new / old if isinstance(new, int) and isinstance(old, int) else 0 for new, old in known]
+        factors[0] = 1
+    else:
+        if not isinstance(scales, np.ndarray) or scales.dtype.kind != "f" or scales.shape != (4,):
+            raise UntraceableError("its scales must be constants, one for each of four axes")
+        factors = [float(scale) for scale in scales]
+    if factors[:2] != [1, 1] or not all(factor >= 1 and float(factor).is_integer() for factor in factors):
+        raise UntraceableError(f"it enlarges by {factors}; only whole factors of rows and columns are supported")
+    factor = int(factors[2]), int(factors[3])
+    grown = [f"{size} of {x.name}" if isinstance(size, str) else size * by for size, by in zip(x.shape[2:], factor, strict=True)]
+    return Converted(tn.TraceableUpsampling2D(factor), [x], (*x.shape[:2], *grown))
+
+
+def gelu(file: Setting, x: Any, *, approximate: str = "none") -> Converted:
+    """GELU."""
+    if approximate != "none":
+        raise UntraceableError(f"its approximation {approximate!r} isn't supported")
+    return Converted(tn.TraceableGELU(), [_tensor(x)], x.shape)
+
+
 def pad(
     file: Setting,
     x: Any,
@@ -685,11 +776,14 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "Clip": clip,
     "Concat": concat,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "Div": div,
     "Dropout": dropout,
     "Elu": _elementwise(tn.TraceableELU),
+    "Erf": _elementwise(tn.TraceableErf),
     "Flatten": flatten,
     "Gather": gather,
+    "Gelu": gelu,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
@@ -708,6 +802,7 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "ReduceMean": reduce_mean,
     "Relu": _elementwise(tn.TraceableReLU),
     "Reshape": reshape,
+    "Resize": resize,
     "Sigmoid": _elementwise(tn.TraceableSigmoid),
     "Slice": slice_,
     "Softmax": softmax,

@@ -110,6 +110,48 @@ def conv2d(
     return nodes.convolution(array_of(weight), _optional_array(bias), _pair(stride), pad, dilate, groups), [x]
 
 
+def conv_transpose2d(
+    x: Value,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Converted:
+    """Transposed convolution."""
+    _ranked(x, 4)
+    if _pair(output_padding) != (0, 0):
+        raise UntraceableError(f"its output_padding is {output_padding}; only 0 is supported")
+    window = _pair(stride), _pair(padding), _pair(dilation)
+    return nodes.transposed_convolution(array_of(weight), _optional_array(bias), *window, groups), [x]
+
+
+def interpolate(
+    x: Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Converted:
+    """Maps made larger by whole factors, each pixel repeated; by which, may follow from the example."""
+    _ranked(x, 4)
+    if mode not in ("nearest", "nearest-exact") or antialias:
+        raise UntraceableError(f"it interpolates by {mode!r}; only the nearest pixel is supported")
+    if size is not None:
+        size = size.number if isinstance(size, Derived) else size
+        size = [number.number if isinstance(number, Derived) else number for number in _pair(size)]
+        factors = [new / old for new, old in zip(size, x.shape[2:], strict=True)]
+    else:
+        factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else list(scale_factor)
+    if any(factor < 1 or int(factor) != factor for factor in factors):
+        raise UntraceableError(f"it enlarges by {factors}; only whole factors are supported")
+    return tn.TraceableUpsampling2D((int(factors[0]), int(factors[1]))), [x]
+
+
 def linear(x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Converted:
     """Fully connected layer on vectors."""
     _ranked(x, 2)
@@ -185,6 +227,13 @@ def tanh(x: Value) -> Converted:
 def silu(x: Value, inplace: bool = False) -> Converted:
     """SiLU, also called swish."""
     return tn.TraceableSiLU(), [x]
+
+
+def gelu(x: Value, approximate: str = "none") -> Converted:
+    """GELU."""
+    if approximate != "none":
+        raise UntraceableError(f"its approximation {approximate!r} isn't supported")
+    return tn.TraceableGELU(), [x]
 
 
 def hardsigmoid(x: Value, inplace: bool = False) -> Converted:
@@ -491,6 +540,9 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     sigmoid: (torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_"),
     tanh: (torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_"),
     silu: (F.silu,),
+    gelu: (F.gelu,),
+    interpolate: (F.interpolate,),
+    conv_transpose2d: (F.conv_transpose2d, torch.conv_transpose2d),
     hardsigmoid: (F.hardsigmoid,),
     hardswish: (F.hardswish,),
     softmax: (F.softmax, torch.softmax, "softmax"),
@@ -525,6 +577,11 @@ def _convolution(module: Any, x: Value) -> Converted:
     return conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
 
 
+def _transposed_convolution(module: Any, x: Value) -> Converted:
+    window = module.stride, module.padding, module.output_padding, module.groups, module.dilation
+    return conv_transpose2d(x, module.weight, module.bias, *window)
+
+
 def _batch_normalization(module: Any, x: Value) -> Converted:
     return batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps)
 
@@ -554,6 +611,10 @@ MODULES: dict[type, Converter] = {
     nn.Sigmoid: lambda module, x: sigmoid(x),
     nn.Tanh: lambda module, x: tanh(x),
     nn.SiLU: lambda module, x: silu(x),
+    nn.GELU: lambda module, x: gelu(x, module.approximate),
+    nn.Upsample: lambda module, x: interpolate(x, module.size, module.scale_factor, module.mode),
+    nn.UpsamplingNearest2d: lambda module, x: interpolate(x, module.size, module.scale_factor),
+    nn.ConvTranspose2d: _transposed_convolution,
     nn.Hardsigmoid: lambda module, x: hardsigmoid(x),
     nn.Hardswish: lambda module, x: hardswish(x),
     nn.Softmax: lambda module, x: softmax(x, module.dim),

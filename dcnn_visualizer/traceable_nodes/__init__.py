@@ -36,6 +36,8 @@ from dcnn_visualizer.traceable_nodes.sized_pooling import (
 )
 from dcnn_visualizer.traceable_nodes.smooth_activations import (
     TraceableELU,
+    TraceableErf,
+    TraceableGELU,
     TraceableHardSigmoid,
     TraceableHardSwish,
     TraceableSigmoid,
@@ -43,6 +45,7 @@ from dcnn_visualizer.traceable_nodes.smooth_activations import (
     TraceableSoftmax,
     TraceableTanh,
 )
+from dcnn_visualizer.traceable_nodes.upsampling import TraceableDeconvolution2D, TraceableUpsampling2D
 
 __all__ = [
     "Add",
@@ -59,9 +62,12 @@ __all__ = [
     "TraceableCeilMaxPooling2D",
     "TraceableClippedReLU",
     "TraceableConvolution2D",
+    "TraceableDeconvolution2D",
     "TraceableDropout",
     "TraceableELU",
+    "TraceableErf",
     "TraceableFlatten",
+    "TraceableGELU",
     "TraceableGlobalAveragePooling2D",
     "TraceableHardSigmoid",
     "TraceableHardSwish",
@@ -81,4 +87,5 @@ __all__ = [
     "TraceableSoftmax",
     "TraceableTanh",
     "TraceableTranspose",
+    "TraceableUpsampling2D",
 ]

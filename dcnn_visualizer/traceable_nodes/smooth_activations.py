@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
@@ -94,6 +95,41 @@ class TraceableSiLU(_SmoothActivation):
 
     def _derivative(self, x: Array) -> Array:
         return _sigmoid(x) * (1 + x * _sigmoid(-x))
+
+
+class TraceableErf(_SmoothActivation):
+    """The error function, of which ONNX files make GELU; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``erf``."""
+        return F.erf(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return F.erf(x).array
+
+    def _derivative(self, x: Array) -> Array:
+        return x.dtype.type(2 / math.sqrt(math.pi)) * array_module(x).exp(-x * x)
+
+
+class TraceableGELU(_SmoothActivation):
+    """x·P(X ≤ x) for a standard normal X (Hendrycks and Gimpel, arXiv:1606.08415); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """The input times the distribution function, by Chainer's ``erf``."""
+        return 0.5 * x * (1 + F.erf(x * (1 / math.sqrt(2))))
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * self._distribution(x)
+
+    def _derivative(self, x: Array) -> Array:
+        density = array_module(x).exp(-x * x / 2) * x.dtype.type(1 / math.sqrt(2 * math.pi))
+        return self._distribution(x) + x * density
+
+    @staticmethod
+    def _distribution(x: Array) -> Array:
+        return (1 + F.erf(x * x.dtype.type(1 / math.sqrt(2))).array) / 2
 
 
 class TraceableHardSigmoid(_SmoothActivation):

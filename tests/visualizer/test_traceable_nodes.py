@@ -13,6 +13,8 @@ from tests.visualizer.networks import picture
 
 RNG = np.random.default_rng(0)
 
+NORMAL = chainer.initializers.Normal(1.0, np.float64)
+
 NODES = {
     "identity": tn.TraceableIdentity(),
     "sigmoid": tn.TraceableSigmoid(),
@@ -21,6 +23,12 @@ NODES = {
     "hard sigmoid": tn.TraceableHardSigmoid(),
     "hard sigmoid of ONNX": tn.TraceableHardSigmoid(0.2, 0.4),
     "hard swish": tn.TraceableHardSwish(),
+    "erf": tn.TraceableErf(),
+    "gelu": tn.TraceableGELU(),
+    "upsampling": tn.TraceableUpsampling2D((2, 3)),
+    "transposed convolution": tn.TraceableDeconvolution2D(
+        4, 6, (3, 2), 2, 1, False, None, NORMAL, NORMAL, dilate=(1, 2), groups=2
+    ),
     "elu": tn.TraceableELU(0.7),
     "softmax": tn.TraceableSoftmax(),
     "log softmax": tn.TraceableSoftmax(logarithm=True),
@@ -84,7 +92,7 @@ def test_every_method_goes_back_alike_where_nothing_is_rectified(name):
 
 def test_activations_far_from_zero():
     x = np.array([-1e4, -100.0, 100.0, 1e4], np.float32).reshape(1, 1, 2, 2)
-    for name in ("sigmoid", "silu", "tanh", "hard swish", "elu", "softmax", "log softmax"):
+    for name in ("sigmoid", "silu", "erf", "gelu", "tanh", "hard swish", "elu", "softmax", "log softmax"):
         y = NODES[name].compute(x)
         back = NODES[name].reverse(np.ones_like(x), NODES[name].record(x)[1], SaliNet(alone(NODES[name])).rule)
         assert np.isfinite(y).all(), name
