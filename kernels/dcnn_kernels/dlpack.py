@@ -132,7 +132,8 @@ def _borrowed(name: str, array: Array) -> Array:
         array = array.detach()
     library = np if _cuda_device(name, array) is None else sys.modules["cupy"]
     try:
-        return library.from_dlpack(array)
+        # torch would hand over the memory of a tensor whose sign it only notes, and not say so.
+        return library.from_dlpack(array.resolve_neg() if _is_torchs(array) else array)
     except REFUSALS as error:
         raise _refusal(name, array, error) from error
 

@@ -46,6 +46,12 @@ def test_memory_is_shared_both_ways(monkeypatch):
     assert x[0, 0, 0, 0] == 9
 
 
+def test_a_sign_that_torch_only_notes_is_not_lost():
+    x = torch.complex(tensor(1, 2, 4, 4), tensor(1, 2, 4, 4)).conj().imag
+    assert x.is_neg()
+    assert torch.equal(kernels.relu(x), torch.relu(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_layers_and_their_ways_back_equal_torchs(dtype):
     x, W, b = tensor(2, 6, 11, 12, dtype=dtype), tensor(8, 3, 3, 3, dtype=dtype), tensor(8, dtype=dtype)
