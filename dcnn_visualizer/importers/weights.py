@@ -12,20 +12,14 @@ from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
-import chainer.links as L
 import numpy as np
 from numpy.lib import format as npy_format
 
 Shape = tuple[int, ...]
 
 #: What files call a parameter besides its own name: PyTorch's names, and those of Keras where its layout is the same.
-_NAMES = {"W": ("weight",), "b": ("bias",)}
-_NORMALIZATION_NAMES = {
-    "gamma": ("weight",),
-    "beta": ("bias",),
-    "avg_mean": ("running_mean", "moving_mean"),
-    "avg_var": ("running_var", "moving_variance"),
-}
+_STATISTICS = {"avg_mean": ("running_mean", "moving_mean"), "avg_var": ("running_var", "moving_variance")}
+_NAMES = {"W": ("weight",), "b": ("bias",), "gamma": ("weight",), "beta": ("bias",), **_STATISTICS}
 #: Counters of training, which networks at inference have no use for.
 _COUNTERS = ("N", "num_batches_tracked")
 
@@ -147,13 +141,12 @@ class _Target(NamedTuple):
 
 def _targets(chain: chainer.Link) -> Iterator[tuple[str, _Target]]:
     for path, link in chain.namedlinks():
-        names = _NORMALIZATION_NAMES if isinstance(link, L.BatchNormalization) else _NAMES
         for own in sorted({*link._params, *link._persistent} - set(_COUNTERS)):
             value = getattr(link, own)
             if isinstance(value, chainer.Variable) or hasattr(value, "shape"):
-                spellings = [f"{path}/{spelling}".strip("/") for spelling in (own, *names.get(own, ()))]
+                spellings = [f"{path}/{spelling}".strip("/") for spelling in (own, *_NAMES.get(own, ()))]
                 # Constants of the network's own are no weights; a file may hold them.
-                required = isinstance(value, chainer.Variable) or own in _NORMALIZATION_NAMES
+                required = isinstance(value, chainer.Variable) or own in _STATISTICS
                 yield spellings[0], _Target(link, own, spellings, required)
 
 

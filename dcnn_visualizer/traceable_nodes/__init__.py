@@ -9,10 +9,19 @@ Reversals after A. Mahendran and A. Vedaldi, "Salient Deconvolutional Networks",
 """
 
 from dcnn_visualizer.traceable_nodes.affine import TraceableAffine
-from dcnn_visualizer.traceable_nodes.convolution import TraceableConvolution2D
+from dcnn_visualizer.traceable_nodes.convolution import TraceableConvolution1D, TraceableConvolution2D
 from dcnn_visualizer.traceable_nodes.identities import TraceableDropout, TraceableIdentity
-from dcnn_visualizer.traceable_nodes.linear import TraceableLinear
-from dcnn_visualizer.traceable_nodes.merging import Add, BroadcastAdd, Concatenate, Multiply
+from dcnn_visualizer.traceable_nodes.linear import TraceableLinear, TraceablePlacewiseLinear
+from dcnn_visualizer.traceable_nodes.merging import (
+    Add,
+    BroadcastAdd,
+    Concatenate,
+    Divide,
+    MatrixMultiply,
+    Multiply,
+    StretchTo,
+    Subtract,
+)
 from dcnn_visualizer.traceable_nodes.node import PassedOver, TraceableNode
 from dcnn_visualizer.traceable_nodes.normalization import TraceableBatchNormalization, TraceableLocalResponseNormalization
 from dcnn_visualizer.traceable_nodes.pooling import (
@@ -21,10 +30,16 @@ from dcnn_visualizer.traceable_nodes.pooling import (
     TraceableMaxPooling2D,
 )
 from dcnn_visualizer.traceable_nodes.rectifiers import TraceableClippedReLU, TraceableLeakyReLU, TraceablePReLU, TraceableReLU
+from dcnn_visualizer.traceable_nodes.reductions import TraceableMaximum, TraceableMean, TraceableNorm, TraceableSum
+from dcnn_visualizer.traceable_nodes.resampling import TraceableResize2D
+from dcnn_visualizer.traceable_nodes.sample_normalization import TraceableGroupNormalization, TraceableLayerNormalization
 from dcnn_visualizer.traceable_nodes.shapes import (
     TraceableFlatten,
+    TraceableMirrorPadding2D,
     TraceablePadding2D,
+    TraceablePixelShuffle,
     TraceableReshape,
+    TraceableSamePadding2D,
     TraceableSlice,
     TraceableTranspose,
 )
@@ -35,15 +50,20 @@ from dcnn_visualizer.traceable_nodes.sized_pooling import (
     TraceableCeilMaxPooling2D,
 )
 from dcnn_visualizer.traceable_nodes.smooth_activations import (
+    TraceableClip,
     TraceableELU,
     TraceableErf,
     TraceableGELU,
     TraceableHardSigmoid,
     TraceableHardSwish,
+    TraceableMish,
+    TraceablePower,
     TraceableSigmoid,
     TraceableSiLU,
     TraceableSoftmax,
+    TraceableSoftplus,
     TraceableTanh,
+    TraceableTanhGELU,
 )
 from dcnn_visualizer.traceable_nodes.upsampling import TraceableDeconvolution2D, TraceableUpsampling2D
 
@@ -51,8 +71,12 @@ __all__ = [
     "Add",
     "BroadcastAdd",
     "Concatenate",
+    "Divide",
+    "MatrixMultiply",
     "Multiply",
     "PassedOver",
+    "StretchTo",
+    "Subtract",
     "TraceableAdaptiveAveragePooling2D",
     "TraceableAdaptiveMaxPooling2D",
     "TraceableAffine",
@@ -60,7 +84,9 @@ __all__ = [
     "TraceableBatchNormalization",
     "TraceableCeilAveragePooling2D",
     "TraceableCeilMaxPooling2D",
+    "TraceableClip",
     "TraceableClippedReLU",
+    "TraceableConvolution1D",
     "TraceableConvolution2D",
     "TraceableDeconvolution2D",
     "TraceableDropout",
@@ -69,23 +95,38 @@ __all__ = [
     "TraceableFlatten",
     "TraceableGELU",
     "TraceableGlobalAveragePooling2D",
+    "TraceableGroupNormalization",
     "TraceableHardSigmoid",
     "TraceableHardSwish",
     "TraceableIdentity",
+    "TraceableLayerNormalization",
     "TraceableLeakyReLU",
     "TraceableLinear",
     "TraceableLocalResponseNormalization",
     "TraceableMaxPooling2D",
+    "TraceableMaximum",
+    "TraceableMean",
+    "TraceableMirrorPadding2D",
+    "TraceableMish",
     "TraceableNode",
+    "TraceableNorm",
     "TraceablePReLU",
     "TraceablePadding2D",
+    "TraceablePixelShuffle",
+    "TraceablePlacewiseLinear",
+    "TraceablePower",
     "TraceableReLU",
     "TraceableReshape",
+    "TraceableResize2D",
+    "TraceableSamePadding2D",
     "TraceableSiLU",
     "TraceableSigmoid",
     "TraceableSlice",
     "TraceableSoftmax",
+    "TraceableSoftplus",
+    "TraceableSum",
     "TraceableTanh",
+    "TraceableTanhGELU",
     "TraceableTranspose",
     "TraceableUpsampling2D",
 ]

@@ -23,6 +23,8 @@ class TraceableAffine(chainer.Link, TraceableNode):
         shift: Likewise.
     """
 
+    shares_record = True
+
     def __init__(self, scale: float | Array = 1.0, shift: float | Array = 0.0) -> None:
         super().__init__()
         # Registered, so that arrays move between devices with the chain.

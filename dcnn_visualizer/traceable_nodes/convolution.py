@@ -172,3 +172,27 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "Wᵀg: transposed convolution, no bias"
+
+
+class TraceableConvolution1D(TraceableConvolution2D):
+    """Convolution along the last axis, (B, C, n) to (B, C', n'): one of maps of a single row.
+
+    Its weights are (C', C / groups, 1, taps). Arguments as :class:`TraceableConvolution2D`.
+    """
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's convolution."""
+        return super().forward(chainer.as_variable(x)[:, :, None])[:, :, 0]
+
+    def record(self, x: Array) -> tuple[Array, Pair]:  # type: ignore[override]
+        """Keeps the row's (1, n)."""
+        y, insize = super().record(x[:, :, None])
+        return y[:, :, 0], insize
+
+    def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:  # type: ignore[override]
+        """Wᵀg."""
+        return super().reverse(signal[:, :, None], record, rule)[:, :, 0]
+
+    def response(self) -> responses.Response:
+        """Computed on whole inputs."""
+        return responses.Response(self)

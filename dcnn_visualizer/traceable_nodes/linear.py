@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
@@ -37,6 +38,35 @@ class TraceableLinear(L.Linear, TraceableNode):
     def response(self) -> responses.Response:
         """Linear in what changed."""
         return responses.Weighted(self, self.W.array)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "Wᵀg: transposed weights, no bias"
+
+
+class TraceablePlacewiseLinear(L.Linear, TraceableNode):
+    """The same fully connected layer at every place: on the last axis, (B, ..., inputs) to (B, ..., outputs).
+
+    Arguments as ``chainer.links.Linear``.
+    """
+
+    shares_record = True
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``linear`` of all places in a row."""
+        return L.Linear.forward(self, x, n_batch_axes=x.ndim - 1)
+
+    def record(self, x: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[-1])
+        places = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        return kernels.linear(places, self.W.array, chainer.as_array(self.b)).reshape(*x.shape[:-1], len(self.W)), None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
+        """Wᵀg at each place."""
+        places = signal.reshape(math.prod(signal.shape[:-1]), signal.shape[-1])
+        return kernels.linear_adjoint(places, self.W.array).reshape(*signal.shape[:-1], self.W.shape[1])
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""

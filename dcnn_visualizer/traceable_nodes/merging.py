@@ -57,6 +57,8 @@ class Add(TraceableNode):
 class BroadcastAdd(TraceableNode):
     """Sum of two inputs, broadcast as NumPy does; back, each gets the signal, summed where it was stretched."""
 
+    shares_record = True
+
     def forward(self, x: Any, y: Any) -> chainer.Variable:
         """Chainer's sum."""
         return chainer.as_variable(x) + y
@@ -74,11 +76,35 @@ class BroadcastAdd(TraceableNode):
         return "copied to every summand"
 
 
+class Subtract(TraceableNode):
+    """Difference of two inputs, broadcast as NumPy does; back, the first gets the signal, the second its negative."""
+
+    shares_record = True
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's difference."""
+        return chainer.as_variable(x) - y
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Keeps both shapes."""
+        return x - y, (x.shape, y.shape)
+
+    def reverse(self, signal: Array, record: tuple[tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """The signal, and its negative."""
+        return _summed_to(signal, record[0]), -_summed_to(signal, record[1])
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "copied, and negated for what is subtracted"
+
+
 class Multiply(TraceableNode):
     """Product of two inputs, broadcast as NumPy does: a map and its gate, as in squeeze-and-excitation (Hu et al., CVPR 2018).
 
     Back by the product rule in every method: each factor gets the signal times the other.
     """
+
+    shares_record = True
 
     def forward(self, x: Any, gate: Any) -> chainer.Variable:
         """Chainer's product."""
@@ -96,6 +122,80 @@ class Multiply(TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "product rule: times the other factor"
+
+
+class Divide(TraceableNode):
+    """Quotient of two inputs, broadcast as NumPy does; back by the quotient rule in every method: g/y, and -g·x/y²."""
+
+    shares_record = True
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's quotient."""
+        return chainer.as_variable(x) / y
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps both inputs."""
+        return x / y, (x, y)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> tuple[Array, Array]:
+        """The quotient rule."""
+        x, y = record
+        share = signal / y
+        return _summed_to(share, x.shape), _summed_to(-share * x / y, y.shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "quotient rule"
+
+
+class MatrixMultiply(TraceableNode):
+    """Matrix product of two inputs over their last two axes; back by the product rule in every method: g·Yᵀ and Xᵀ·g.
+
+    The axes before them, the batch first, must be the same, or of size one after the batch.
+    """
+
+    shares_record = True
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's ``matmul``, of matrices stretched to the same axes before."""
+        x, y = chainer.as_variable(x), chainer.as_variable(y)
+        before = array_module(x.array).broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        return F.matmul(F.broadcast_to(x, (*before, *x.shape[-2:])), F.broadcast_to(y, (*before, *y.shape[-2:])))
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps both inputs."""
+        return x @ y, (x, y)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> tuple[Array, Array]:
+        """The product rule."""
+        x, y = record
+        return _summed_to(signal @ y.swapaxes(-1, -2), x.shape), _summed_to(x.swapaxes(-1, -2) @ signal, y.shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "product rule: times the other matrix"
+
+
+class StretchTo(TraceableNode):
+    """The first input, broadcast to the shape of the second; back, summed where it was stretched, and nothing for the second."""
+
+    shares_record = True
+
+    def forward(self, x: Any, like: Any) -> chainer.Variable:
+        """Chainer's ``broadcast_to``."""
+        return F.broadcast_to(x, like.shape)
+
+    def record(self, x: Array, like: Array) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Keeps both shapes."""
+        return array_module(x).broadcast_to(x, like.shape), (x.shape, like.shape)
+
+    def reverse(self, signal: Array, record: tuple[tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """Sums, and zeros."""
+        return _summed_to(signal, record[0]), array_module(signal).zeros_like(signal)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "summed where it was stretched"
 
 
 class Concatenate(TraceableNode):
@@ -137,7 +237,6 @@ class Concatenate(TraceableNode):
 
 
 def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:
-    """The adjoint of broadcasting: sums over the axes along which an array of this shape was stretched."""
-    array = array.sum(axis=tuple(range(array.ndim - len(shape))))
-    stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 != array.shape[axis])
-    return array.sum(axis=stretched, keepdims=True)
+    """The adjoint of broadcasting: sums over the axes along which an array of this shape was stretched, but never the batch."""
+    stretched = tuple(axis for axis in range(1, array.ndim) if shape[axis] == 1 != array.shape[axis])
+    return array.sum(axis=stretched, keepdims=True) if stretched else array

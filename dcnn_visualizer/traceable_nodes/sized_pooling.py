@@ -10,10 +10,11 @@ import chainer.functions as F
 import numpy as np
 
 import dcnn_kernels as kernels
-from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import PadLike, Pads, Pair, PairLike, output_size, pads, pair
 from dcnn_visualizer.traceable_nodes.node import TraceableNode
 from dcnn_visualizer.traceable_nodes.pooling import TraceableAveragePooling2D, TraceableMaxPooling2D
+from dcnn_visualizer.traceable_nodes.resampling import Floats, Resampling2D
 
 if TYPE_CHECKING:
     from dcnn_visualizer.reversal import Rule
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 class _SizedPooling2D(TraceableNode):
     """Pooling whose windows depend on the size of the picture: each time, the pooling that fits does the work."""
+
+    shares_record = True
 
     def forward(self, x: Any) -> chainer.Variable:
         """As the pooling that fits."""
@@ -40,7 +43,7 @@ class _SizedPooling2D(TraceableNode):
         raise NotImplementedError
 
 
-class TraceableAdaptiveAveragePooling2D(TraceableNode):
+class TraceableAdaptiveAveragePooling2D(Resampling2D):
     """Average pooling to a number of windows, (B, C, H, W) to (B, C, h, w); back by its adjoint.
 
     Of n places in a row, window i of m reaches from ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉, as in PyTorch's ``adaptive_avg_pool2d``.
@@ -54,39 +57,30 @@ class TraceableAdaptiveAveragePooling2D(TraceableNode):
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``average`` of whole maps, or its ``tensordot`` with each axis's averages."""
-        if self.outsize == (1, 1):
-            return F.average(x, axis=(2, 3), keepdims=True)
-        rows, columns = self._averages(chainer.as_variable(x).array, x.shape[2:])
-        return F.tensordot(F.tensordot(x, rows, axes=((2,), (1,))), columns, axes=((2,), (1,)))
+        return F.average(x, axis=(2, 3), keepdims=True) if self.outsize == (1, 1) else super().forward(x)
 
     def record(self, x: Array) -> tuple[Array, Pair]:
         """Keeps the input's (H, W)."""
         if self.outsize == (1, 1):
             return kernels.global_average_pooling_2d(x)[:, :, None, None], x.shape[2:]
-        rows, columns = self._averages(x, x.shape[2:])
-        return rows @ x @ columns.T, x.shape[2:]
+        return super().record(x)
 
     def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:
         """The adjoint: each value shared out evenly over its window."""
         if self.outsize == (1, 1):
             return kernels.global_average_pooling_2d_adjoint(signal[:, :, 0, 0], record)
-        rows, columns = self._averages(signal, record)
-        return rows.T @ signal @ columns
+        return super().reverse(signal, record, rule)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "adjoint of the average"
 
-    def _averages(self, like: Array, insize: Pair) -> tuple[Array, ...]:
-        """A matrix for rows and one for columns: what share of each place (second axis) a window (first axis) takes."""
-        matrices = []
-        for windows, places in zip(self.outsize, insize, strict=True):
-            matrix = np.zeros((windows, places), like.dtype)
-            for window in range(windows):
-                start, stop = window * places // windows, -(-(window + 1) * places // windows)
-                matrix[window, start:stop] = 1 / (stop - start)
-            matrices.append(array_module(like).asarray(matrix))
-        return tuple(matrices)
+    def _matrix(self, axis: int, size: int) -> Floats:
+        matrix = np.zeros((self.outsize[axis], size))
+        for window in range(self.outsize[axis]):
+            start, stop = window * size // self.outsize[axis], -(-(window + 1) * size // self.outsize[axis])
+            matrix[window, start:stop] = 1 / (stop - start)
+        return matrix
 
 
 class TraceableAdaptiveMaxPooling2D(_SizedPooling2D):

@@ -23,6 +23,7 @@ class _SmoothActivation(TraceableNode):
     Mahendran and Vedaldi's rules are for ReLU, which lets a signal pass or not; these weigh it.
     """
 
+    shares_record = True
     window = Window((1, 1))
 
     def record(self, x: Array) -> tuple[Array, Array]:
@@ -196,38 +197,160 @@ class TraceableELU(_SmoothActivation):
         return xp.where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)))
 
 
+class TraceableTanhGELU(_SmoothActivation):
+    """x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2, an approximation of GELU (Hendrycks and Gimpel, arXiv:1606.08415).
+
+    Back by its own derivative in every method.
+    """
+
+    SLOPE, CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's ``tanh``."""
+        return 0.5 * x * (1 + F.tanh(self.SLOPE * (x + self.CUBIC * x * x * x)))
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * (1 + self._tanh(x)) / 2
+
+    def _derivative(self, x: Array) -> Array:
+        tanh = self._tanh(x)
+        return (1 + tanh) / 2 + x * (1 - tanh * tanh) * (1 + 3 * self.CUBIC * x * x) * (self.SLOPE / 2)
+
+    def _tanh(self, x: Array) -> Array:
+        return array_module(x).tanh(self.SLOPE * (x + self.CUBIC * x * x * x))
+
+
+class TraceableSoftplus(_SmoothActivation):
+    """log(1 + exp(beta·x)) / beta; back by its derivative in every method.
+
+    Args:
+        beta: How sharp the bend at zero is.
+    """
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = beta
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``softplus``."""
+        return F.softplus(x, self.beta)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return _softplus(x * self.beta) / self.beta
+
+    def _derivative(self, x: Array) -> Array:
+        return _sigmoid(x * self.beta)
+
+
+def _softplus(x: Array) -> Array:
+    xp = array_module(x)
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+class TraceableMish(_SmoothActivation):
+    """x·tanh(softplus(x)) (Misra, arXiv:1908.08681); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's ``tanh`` and ``softplus``."""
+        return x * F.tanh(F.softplus(x))
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x * array_module(x).tanh(_softplus(x))
+
+    def _derivative(self, x: Array) -> Array:
+        tanh = array_module(x).tanh(_softplus(x))
+        return tanh + x * (1 - tanh * tanh) * _sigmoid(x)
+
+
+class TraceableClip(_SmoothActivation):
+    """min(max(x, low), high); back, the signal passes between the bounds, in every method.
+
+    Where ``low`` is zero, it's :class:`TraceableClippedReLU`, which goes back by the methods' rules.
+
+    Args:
+        low: The floor.
+        high: The ceiling.
+    """
+
+    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+        if not low < high:
+            raise ValueError(f"low must be below high, got {low!r} and {high!r}")
+        self.low, self.high = low, high
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``clip``."""
+        return F.clip(x, self.low, self.high)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).clip(x, self.low, self.high)
+
+    def _derivative(self, x: Array) -> Array:
+        return ((x > self.low) & (x < self.high)).astype(x.dtype)
+
+
+class TraceablePower(_SmoothActivation):
+    """x to a fixed power: squares, roots, reciprocals; back by its derivative in every method.
+
+    Args:
+        exponent: The power.
+    """
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = float(exponent)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's power."""
+        return chainer.as_variable(x) ** self.exponent
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x**self.exponent
+
+    def _derivative(self, x: Array) -> Array:
+        return self.exponent * x ** (self.exponent - 1)
+
+
 class TraceableSoftmax(TraceableNode):
-    """exp(x) over its sum along the channels; back by its gradient in every method, y·(g - Σ g·y).
+    """exp(x) over its sum along an axis; back by its gradient in every method, y·(g - Σ g·y).
 
     Args:
         logarithm: Whether to give the logarithm, whose gradient is g - softmax(x)·Σ g.
+        axis: The axis, the channels by default; -1 is the last.
     """
 
-    window = Window((1, 1))
+    shares_record = True
 
-    def __init__(self, logarithm: bool = False) -> None:
-        self.logarithm = logarithm
+    def __init__(self, logarithm: bool = False, axis: int = 1) -> None:
+        self.logarithm, self.axis = logarithm, axis
+
+    @property
+    def window(self) -> Window | None:  # type: ignore[override]
+        """How outputs look at inputs; None where they look along rows or columns."""
+        return Window((1, 1)) if self.axis == 1 else None
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``softmax`` or ``log_softmax``."""
-        return F.log_softmax(x, axis=1) if self.logarithm else F.softmax(x, axis=1)
+        return F.log_softmax(x, axis=self.axis) if self.logarithm else F.softmax(x, axis=self.axis)
 
     def record(self, x: Array) -> tuple[Array, Array]:
         """Keeps the output."""
         xp = array_module(x)
-        shifted = x - x.max(axis=1, keepdims=True)
+        shifted = x - x.max(axis=self.axis, keepdims=True)
         if self.logarithm:
-            y = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+            y = shifted - xp.log(xp.exp(shifted).sum(axis=self.axis, keepdims=True))
         else:
             y = xp.exp(shifted)
-            y /= y.sum(axis=1, keepdims=True)
+            y /= y.sum(axis=self.axis, keepdims=True)
         return y, y
 
     def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
         """The gradient."""
         if self.logarithm:
-            return signal - array_module(record).exp(record) * signal.sum(axis=1, keepdims=True)
-        return record * (signal - (signal * record).sum(axis=1, keepdims=True))
+            return signal - array_module(record).exp(record) * signal.sum(axis=self.axis, keepdims=True)
+        return record * (signal - (signal * record).sum(axis=self.axis, keepdims=True))
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""

@@ -11,7 +11,7 @@ import chainer.links as L
 
 import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array
-from dcnn_kernels.geometry import PairLike, pair
+from dcnn_kernels.geometry import Pair, PairLike, pair
 from dcnn_visualizer.traceable_nodes.node import TraceableNode
 
 if TYPE_CHECKING:
@@ -52,17 +52,33 @@ class TraceableUpsampling2D(TraceableNode):
 class TraceableDeconvolution2D(L.Deconvolution2D, TraceableNode):
     """Transposed convolution; back by the convolution with the same weights, without the bias.
 
-    Its arguments are those of Chainer's ``Deconvolution2D``.
+    Its arguments are those of Chainer's ``Deconvolution2D``, and one more, by keyword.
+
+    Args:
+        *args: As Chainer's.
+        extra: (rows, columns) that the output has behind what windows reach, fewer than the stride: PyTorch's ``output_padding``.
+        **kwargs: As Chainer's.
     """
 
     shares_record = True
+
+    def __init__(self, *args: Any, extra: Pair = (0, 0), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.extra = extra
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``deconvolution_2d``."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        outsize = self._outsize(x.shape[2:])
+        return F.deconvolution_2d(x, self.W, self.b, self.stride, self.pad, outsize, dilate=self.dilate, groups=self.groups)
 
     def record(self, x: Array) -> tuple[Array, None]:
         """Keeps nothing."""
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        outsize = None if None in self.outsize else self.outsize
         window = self.stride, self.pad, self.dilate, self.groups
+        outsize = self._outsize(x.shape[2:])
         return kernels.transposed_convolution_2d(x, self.W.array, chainer.as_array(self.b), *window, outsize), None
 
     def reverse(self, signal: Array, record: None, rule: Rule) -> Array:
@@ -72,3 +88,16 @@ class TraceableDeconvolution2D(L.Deconvolution2D, TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "convolution without bias"
+
+    def _outsize(self, insize: Pair) -> Pair | None:
+        if None not in self.outsize:
+            return self.outsize
+        if not any(self.extra):
+            return None
+        rows, columns = (
+            step * (size - 1) + gap * (taps - 1) + 1 - 2 * pad + more
+            for step, size, gap, taps, pad, more in zip(
+                self.stride, insize, self.dilate, self.W.shape[2:], self.pad, self.extra, strict=True
+            )
+        )
+        return rows, columns

@@ -29,7 +29,36 @@ NODES = {
     "transposed convolution": tn.TraceableDeconvolution2D(
         4, 6, (3, 2), 2, 1, False, None, NORMAL, NORMAL, dilate=(1, 2), groups=2
     ),
+    "transposed convolution with more behind": tn.TraceableDeconvolution2D(
+        4, 3, (3, 2), (3, 2), 1, False, None, NORMAL, NORMAL, dilate=(1, 2), extra=(2, 1)
+    ),
     "elu": tn.TraceableELU(0.7),
+    "tanh gelu": tn.TraceableTanhGELU(),
+    "softplus": tn.TraceableSoftplus(1.5),
+    "mish": tn.TraceableMish(),
+    "clip": tn.TraceableClip(-1.5, 2.0),
+    "square": tn.TraceablePower(2),
+    "softmax along rows": tn.TraceableSoftmax(axis=2),
+    "layer normalization": tn.TraceableLayerNormalization(RNG.standard_normal(10), RNG.standard_normal(10), 0.1),
+    "layer normalization of maps": tn.TraceableLayerNormalization(RNG.standard_normal((9, 10)), None, 1e-5, 2),
+    "root mean square normalization": tn.TraceableLayerNormalization(RNG.standard_normal(10), None, 1e-5, centred=False),
+    "group normalization": tn.TraceableGroupNormalization(RNG.standard_normal(4), RNG.standard_normal(4), 2),
+    "instance normalization": tn.TraceableGroupNormalization(None, None, 4, 0.1),
+    "sum": tn.TraceableSum((1, 3), keepdims=True),
+    "mean": tn.TraceableMean((1,)),
+    "norm": tn.TraceableNorm((2, 3), keepdims=True),
+    "maximum": tn.TraceableMaximum((1,), keepdims=True),
+    "linear by place": tn.TraceablePlacewiseLinear(10, 6, False, NORMAL, NORMAL),
+    "linear resizing": tn.TraceableResize2D((1.7, 0.6)),
+    "resizing with aligned corners": tn.TraceableResize2D(None, (5, 23), coordinates="align_corners"),
+    "cubic resizing": tn.TraceableResize2D((2, 1.3), mode="cubic"),
+    "nearest pixels": tn.TraceableResize2D(None, (13, 4), "nearest", "asymmetric"),
+    "same padding": tn.TraceableSamePadding2D(3, 2, (1, 2), 0.5),
+    "mirrored border": tn.TraceableMirrorPadding2D(((3, 8), (0, 2))),
+    "border repeated": tn.TraceableMirrorPadding2D(((1, 0), (2, 3)), "edge"),
+    "pixel shuffle": tn.TraceablePixelShuffle(2),
+    "pixel shuffle, depth first": tn.TraceablePixelShuffle(2, depth_first=True),
+    "every second": tn.TraceableSlice((slice(None), slice(1, None, 2), slice(None, None, 3))),
     "softmax": tn.TraceableSoftmax(),
     "log softmax": tn.TraceableSoftmax(logarithm=True),
     "average of the map": tn.TraceableAdaptiveAveragePooling2D(1),
@@ -78,6 +107,11 @@ def test_forward_and_back(name):
     single = np.stack([SaliNet(chain).analyze(one, "node") for one in x])
     np.testing.assert_allclose(SaliNet(chain).analyze(x, "node"), single, atol=1e-12)
     assert SaliNet(chain).analyze(x[:0], "node").shape == (0, 4, 9, 10)
+    # Several signals of one picture go back together.
+    places = [tuple(place) for place in np.argwhere(np.ones(chain(x).shape[1:]))[::7][:3].tolist()]
+    together = SaliNet(chain).analyze(x[0], "node", places)
+    for place, projection in zip(places, together, strict=True):
+        np.testing.assert_allclose(projection, SaliNet(chain).analyze(x[0], "node", place), atol=1e-12)
     assert "passed over" not in SaliNet(chain).coverage()["node"]
 
 
@@ -101,18 +135,62 @@ def test_activations_far_from_zero():
 
 
 @pytest.mark.parametrize("shapes", [((2, 4, 5, 6), (2, 4, 1, 1)), ((2, 4, 5, 6), (2, 1, 5, 6)), ((2, 1, 1, 6), (2, 4, 5, 1))])
-@pytest.mark.parametrize("node", [tn.Multiply(), tn.BroadcastAdd()])
+@pytest.mark.parametrize("node", [tn.Multiply(), tn.BroadcastAdd(), tn.Subtract(), tn.Divide()])
 def test_two_inputs_that_stretch(node, shapes):
     rng = np.random.default_rng(3)
     inputs = [chainer.Variable(rng.standard_normal(shape)) for shape in shapes]
+    assert_gradients_of_both(node, inputs)
+
+
+def assert_gradients_of_both(node, inputs):
+    rng = np.random.default_rng(5)
     y = node.forward(*inputs)
     output, record = node.record(*(x.array for x in inputs))
-    np.testing.assert_array_equal(output, y.array)
+    np.testing.assert_allclose(output, y.array, rtol=1e-12)
     signal = rng.standard_normal(y.shape)
     expected = chainer.grad([y], inputs, [chainer.Variable(signal)])
-    back = node.reverse(signal, record, SaliNet(alone(NODES["identity"])).rule)
-    for part, gradient in zip(back, expected, strict=True):
-        np.testing.assert_allclose(part, gradient.array, atol=1e-12)
+    rule = SaliNet(alone(NODES["identity"])).rule
+    back = node.reverse(signal, record, rule)
+    for part, gradient, x in zip(back, expected, inputs, strict=True):
+        np.testing.assert_allclose(part, np.zeros(x.shape) if gradient is None else gradient.array, atol=1e-10)
+    # The record of one picture serves several signals.
+    _, record = node.record(*(x.array[:1] for x in inputs))
+    for part, one in zip(node.reverse(signal, record, rule), node.reverse(signal[1:], record, rule), strict=True):
+        assert part.shape == (2, *one.shape[1:])
+        np.testing.assert_allclose(part[1:], one, atol=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4, 5), (2, 3, 5, 6)), ((2, 4, 5), (2, 5, 1)), ((2, 3, 4, 5), (2, 1, 5, 6))])
+def test_matrix_products(shapes):
+    rng = np.random.default_rng(3)
+    assert_gradients_of_both(tn.MatrixMultiply(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+
+
+def test_an_input_stretched_to_another():
+    rng = np.random.default_rng(3)
+    shapes = (2, 4, 1, 1), (2, 4, 5, 6)
+    assert_gradients_of_both(tn.StretchTo(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+
+
+def test_pixel_shuffles_undo_each_other():
+    x = np.arange(2 * 8 * 3 * 2.0).reshape(2, 8, 3, 2)
+    for depth_first in (False, True):
+        y, _ = tn.TraceablePixelShuffle(2, depth_first=depth_first).record(x)
+        assert y.shape == (2, 2, 6, 4)
+        # The block of the first pixel and channel.
+        np.testing.assert_array_equal(y[0, 0, :2, :2].reshape(-1), x[0, ::2, 0, 0] if depth_first else x[0, :4, 0, 0])
+        back, _ = tn.TraceablePixelShuffle(2, inverse=True, depth_first=depth_first).record(y)
+        np.testing.assert_array_equal(back, x)
+
+
+def test_convolution_along_one_axis():
+    rng = np.random.default_rng(6)
+    chain = TraceableGraph()
+    chain.connect("rows", tn.TraceableReshape((4, -1)))
+    chain.connect("conv", tn.TraceableConvolution1D(4, 6, (1, 3), (1, 2), (0, 1), False, NORMAL, NORMAL, groups=2))
+    chain.connect("relu", tn.TraceableReLU())
+    chain.pick = None
+    assert_is_gradient(chain, rng.standard_normal((2, 4, 3, 5)))
 
 
 def test_a_gate():
@@ -152,8 +230,22 @@ def test_adaptive_windows_overlap():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="0 and then the others in some order"):
         tn.TraceableTranspose((1, 0))
-    with pytest.raises(ValueError, match="no steps"):
-        tn.TraceableSlice((slice(0, 4, 2),))
+    with pytest.raises(ValueError, match="steps of at least 1"):
+        tn.TraceableSlice((slice(4, 0, -2),))
+    with pytest.raises(ValueError, match="narrower than the maps"):
+        tn.TraceableMirrorPadding2D(4).record(np.zeros((1, 1, 4, 5)))
+    with pytest.raises(ValueError, match="'reflect' or 'edge'"):
+        tn.TraceableMirrorPadding2D(1, "wrap")
+    with pytest.raises(ValueError, match="low must be below high"):
+        tn.TraceableClip(2, 1)
+    with pytest.raises(ValueError, match="from 1 on"):
+        tn.TraceableSum((0, 1))
+    with pytest.raises(ValueError, match="either factor or outsize"):
+        tn.TraceableResize2D()
+    with pytest.raises(ValueError, match="no such way to interpolate: 'lanczos'"):
+        tn.TraceableResize2D((2, 2), mode="lanczos")
+    with pytest.raises(ValueError, match="factor must be at least 1"):
+        tn.TraceablePixelShuffle(0)
     with pytest.raises(ValueError, match=r"\(5, 5\) to \(2, 2\) windows: the sizes must divide"):
         tn.TraceableAdaptiveMaxPooling2D(2).record(np.zeros((1, 1, 5, 5)))
     with pytest.raises(ValueError, match="must be at least 1"):

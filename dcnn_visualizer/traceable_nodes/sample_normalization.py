@@ -1,0 +1,125 @@
+"""Normalizations by the statistics of each sample itself: layer, group and instance normalization."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
+import chainer
+import chainer.functions as F
+
+from dcnn_kernels.arrays import Array, array_module
+from dcnn_visualizer.traceable_nodes.node import TraceableNode
+
+if TYPE_CHECKING:
+    from dcnn_visualizer.reversal import Rule
+
+
+class _SampleNormalization(chainer.Link, TraceableNode):
+    """y = (x - mean)/sqrt(var + eps)·gamma + beta, with the mean and variance of parts of each sample.
+
+    It isn't linear: every method goes back by its gradient, (h - mean(h) - y'·mean(h·y'))/sqrt(var + eps) for h = g·gamma and
+    y' = (x - mean)/sqrt(var + eps). Without centring, both means are left out, and var is the mean square.
+
+    Args:
+        gamma: Scale, or None for one.
+        beta: Shift, or None for zero.
+        eps: Added to the variance.
+        centred: Whether the mean is taken off; if not, it's root mean square normalization (Zhang and Sennrich, NeurIPS 2019).
+    """
+
+    shares_record = True
+
+    def __init__(self, gamma: Array | None, beta: Array | None, eps: float, centred: bool = True) -> None:
+        super().__init__()
+        self.eps, self.centred = eps, centred
+        with self.init_scope():
+            self.gamma = None if gamma is None else chainer.Parameter(gamma)
+            self.beta = None if beta is None else chainer.Parameter(beta)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's means."""
+        x = chainer.as_variable(x)
+        parts = F.reshape(x, self._parts(x.shape))
+        if self.centred:
+            parts = parts - F.broadcast_to(F.mean(parts, axis=-1, keepdims=True), parts.shape)
+        deviation = F.sqrt(F.mean(parts * parts, axis=-1, keepdims=True) + self.eps)
+        y = F.reshape(parts / F.broadcast_to(deviation, parts.shape), x.shape)
+        y = y if self.gamma is None else y * F.broadcast_to(self._laid_out(self.gamma), y.shape)
+        return y if self.beta is None else y + F.broadcast_to(self._laid_out(self.beta), y.shape)
+
+    def record(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps the normalized input, before scale and shift, and what it was multiplied by."""
+        parts = x.reshape(self._parts(x.shape))
+        if self.centred:
+            parts = parts - parts.mean(axis=-1, keepdims=True)
+        scale = 1 / array_module(x).sqrt((parts * parts).mean(axis=-1, keepdims=True) + x.dtype.type(self.eps))
+        parts = parts * scale
+        y = parts.reshape(x.shape)
+        y = y if self.gamma is None else y * self._laid_out(self.gamma.array)
+        return y if self.beta is None else y + self._laid_out(self.beta.array), (parts, scale)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> Array:
+        """The gradient."""
+        normalized, scale = record
+        h = signal if self.gamma is None else signal * self._laid_out(self.gamma.array)
+        h = h.reshape(len(h), *normalized.shape[1:])
+        if self.centred:
+            h = h - h.mean(axis=-1, keepdims=True)
+        h = h - normalized * (h * normalized).mean(axis=-1, keepdims=True)
+        return (h * scale).reshape(signal.shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"
+
+    def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The input's shape with one axis, the last, for all that is normalized together."""
+        raise NotImplementedError
+
+    def _laid_out(self, weights: Any) -> Any:
+        """Scales or shifts, so that they broadcast against a sample."""
+        return weights
+
+
+class TraceableLayerNormalization(_SampleNormalization):
+    """Layer normalization over the last axes (Ba et al., arXiv:1607.06450); back by its gradient in every method.
+
+    Args:
+        gamma: Scale (sizes of those axes), or None for one.
+        beta: Shift (sizes of those axes), or None for zero.
+        eps: Added to the variance.
+        axes: How many axes are normalized together.
+        centred: Whether the mean is taken off; if not, it's root mean square normalization (Zhang and Sennrich, NeurIPS 2019).
+    """
+
+    def __init__(self, gamma: Array | None, beta: Array | None, eps: float = 1e-5, axes: int = 1, centred: bool = True) -> None:
+        super().__init__(gamma, beta, eps, centred)
+        self.axes = axes
+
+    def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[: -self.axes], math.prod(shape[-self.axes :]))
+
+
+class TraceableGroupNormalization(_SampleNormalization):
+    """Group normalization (Wu and He, ECCV 2018), over all places of a group of channels; back by its gradient in every method.
+
+    With as many groups as channels it's instance normalization (Ulyanov et al., arXiv:1607.08022).
+
+    Args:
+        gamma: Scale (C,), or None for one.
+        beta: Shift (C,), or None for zero.
+        groups: How many groups the channels fall into.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, gamma: Array | None, beta: Array | None, groups: int, eps: float = 1e-5) -> None:
+        super().__init__(gamma, beta, eps)
+        self.groups = groups
+
+    def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], self.groups, math.prod(shape[1:]) // self.groups)
+
+    def _laid_out(self, weights: Any) -> Any:
+        return weights.reshape(-1, 1, 1)
