@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.traceable_chain import TraceableChain
 from dcnn_visualizer.traceable_graph import TraceableGraph
 from dcnn_visualizer.traceable_nodes import TraceableNode
 
@@ -24,7 +25,7 @@ class Assembly:
         self.picture = picture
         self._reserved = set(reserved)
         self._taken: set[str] = set()
-        self._layers: dict[Hashable, tuple[str, TraceableNode, Sequence[Hashable]]] = {}
+        self._layers: dict[Hashable, tuple[str, TraceableNode | TraceableChain, Sequence[Hashable]]] = {}
         self._chain = TraceableGraph()
 
     def _free_path(self, path: str) -> str:
@@ -40,13 +41,13 @@ class Assembly:
         """Makes a reserved path free for whoever comes next."""
         self._reserved.discard(path)
 
-    def add(self, value: Hashable, path: str, node: TraceableNode, sources: Sequence[Hashable]) -> str:
+    def add(self, value: Hashable, path: str, node: TraceableNode | TraceableChain, sources: Sequence[Hashable]) -> str:
         """Adds the layer that makes a value of others.
 
         Args:
             value: What it makes.
             path: Its name, if that is free; else with a number.
-            node: The layer.
+            node: The layer, or several in a row.
             sources: The values it takes, made by layers added before or the picture.
 
         Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import chainer
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import PadLike, Pads, Pair
+from dcnn_visualizer.traceable_chain import TraceableChain
 
 _Node = TypeVar("_Node", bound=chainer.Link)
 
@@ -39,19 +41,46 @@ def convolution(
     return _hold(node, W=W, b=b)
 
 
+def convolution_1d(W: Array, b: Array | None, stride: int, pad: int, dilate: int, groups: int) -> tn.TraceableConvolution1D:
+    """A convolution along one axis of weights (out channels, in channels / groups, taps)."""
+    node = tn.TraceableConvolution1D(
+        None, W.shape[0], (1, W.shape[2]), (1, stride), (0, pad), b is None, dilate=(1, dilate), groups=groups
+    )
+    node.in_channels = W.shape[1] * groups
+    return _hold(node, W=W[:, :, None], b=b)
+
+
 def transposed_convolution(
-    W: Array, b: Array | None, stride: Pair, pad: Pair, dilate: Pair, groups: int
+    W: Array, b: Array | None, stride: Pair, pad: Pair, dilate: Pair, groups: int, extra: Pair = (0, 0)
 ) -> tn.TraceableDeconvolution2D:
-    """A transposed convolution of weights (in channels, out channels / groups, rows, columns), its pad cut off on both sides."""
+    """A transposed convolution of weights (in channels, out channels / groups, rows, columns), its pad cut off on both sides.
+
+    Behind what its windows reach there are ``extra`` rows and columns.
+    """
     node = tn.TraceableDeconvolution2D(
-        None, W.shape[1] * groups, W.shape[2:], stride, pad, b is None, dilate=dilate, groups=groups
+        None, W.shape[1] * groups, W.shape[2:], stride, pad, b is None, dilate=dilate, groups=groups, extra=extra
     )
     return _hold(node, W=W, b=b)
 
 
-def linear(W: Array, b: Array | None) -> tn.TraceableLinear:
-    """A fully connected layer of weights (outputs, inputs) and bias (outputs,), or None."""
-    node = tn.TraceableLinear(None, W.shape[0], b is None)
+def in_a_row(**layers: tn.TraceableNode) -> TraceableChain:
+    """Several layers, one behind the other."""
+    chain = TraceableChain()
+    with chain.init_scope():
+        for name, layer in layers.items():
+            setattr(chain, name, layer)
+    return chain
+
+
+def linear(W: Array, b: Array | None, rank: int = 2) -> tn.TraceableNode:
+    """A fully connected layer of weights (outputs, inputs) and bias (outputs,), or None.
+
+    Args:
+        W: Weights.
+        b: Bias.
+        rank: Axes of its input; if there are more than two, it works on the last.
+    """
+    node = (tn.TraceableLinear if rank == 2 else tn.TraceablePlacewiseLinear)(None, W.shape[0], b is None)
     node.in_size = W.shape[1]
     return _hold(node, W=W, b=b)
 
@@ -67,6 +96,31 @@ def batch_normalization(
     _hold(node, gamma=gamma, beta=beta)
     node.avg_mean, node.avg_var = mean, var
     return node
+
+
+def layer_normalization(
+    gamma: Array | None, beta: Array | None, eps: float, axes: int, centred: bool = True
+) -> tn.TraceableLayerNormalization:
+    """Layer normalization over so many axes at the end, with weights of their sizes; if not ``centred``, by the mean square."""
+    return _placed(tn.TraceableLayerNormalization(gamma, beta, eps, axes, centred), gamma, beta)
+
+
+def group_normalization(gamma: Array | None, beta: Array | None, groups: int, eps: float) -> tn.TraceableGroupNormalization:
+    """Group normalization of weights (channels,)."""
+    return _placed(tn.TraceableGroupNormalization(gamma, beta, groups, eps), gamma, beta)
+
+
+def clip(low: float, high: float) -> tn.TraceableNode:
+    """Values kept between two bounds, which may be infinite: ReLU and its clipped kin, if the lower is zero.
+
+    Raises:
+        UntraceableError: Bounds in the wrong order.
+    """
+    if not low < high:
+        raise UntraceableError(f"it clips to {low}..{high}")
+    if low == 0:
+        return tn.TraceableReLU() if high == math.inf else tn.TraceableClippedReLU(high)
+    return tn.TraceableIdentity() if (low, high) == (-math.inf, math.inf) else tn.TraceableClip(low, high)
 
 
 def prelu(W: Array) -> tn.TraceablePReLU:
@@ -109,10 +163,17 @@ def local_response_normalization(n: int, k: float, alpha: float, beta: float) ->
     return tn.TraceableLocalResponseNormalization(n, k, alpha / n, beta)
 
 
+def _placed(node: _Node, *arrays: Array | None) -> _Node:
+    """The node on the device of the arrays that it holds."""
+    held = [array for array in arrays if array is not None]
+    if held:
+        node.to_device(chainer.backend.get_device_from_array(*held))
+    return node
+
+
 def _hold(node: _Node, **parameters: Any) -> _Node:
     held = {name: array for name, array in parameters.items() if array is not None}
-    if held:
-        node.to_device(chainer.backend.get_device_from_array(*held.values()))
+    _placed(node, *held.values())
     with node.init_scope():
         for name, array in held.items():
             setattr(node, name, chainer.Parameter(array))

@@ -157,7 +157,7 @@ class _Tracer(fx.Tracer):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=operators.named_functions())
         self.returned: list[tuple[str, fx.Node]] = []
         self.in_threads = False
         self.without_gradients: set[fx.Node] = set()
@@ -274,7 +274,7 @@ class _Importer:
             value = self._values[n] = self._run(n)
             if dependent:
                 self._dependent.add(n)
-                if isinstance(value, torch.Tensor) or n.target in operators.SPLITS:
+                if isinstance(value, torch.Tensor) or (n.target in operators.SPLITS and isinstance(arguments[0][0], Value)):
                     if self.stop is None and (n in self._without_gradients or n.target in _DETACHING):
                         self.stop = self._place(n)
                     self._add(n, value, *arguments)
@@ -336,8 +336,7 @@ class _Importer:
     def _add(self, n: fx.Node, value: Any, args: Any, kwargs: Any) -> None:
         """Notes the layer that a step amounts to."""
         if n.target in operators.SPLITS:
-            bound = inspect.signature(lambda x, sizes, dim=0: dim).bind(*args, **kwargs)
-            self._pieces[n] = operators.pieces(args[0], value, bound.arguments.get("dim", 0))
+            self._pieces[n] = operators.SPLITS[n.target](*args, **kwargs, outputs=value)
             return
         node, sources = self._convert(n, value, args, kwargs)
         path = self._path(n)
@@ -366,7 +365,7 @@ class _Importer:
             raise UntraceableError("this operator isn't supported")
         if converter is operators.permute and len(args) > 2:
             args = (args[0], args[1:])
-        if converter is not operators.avg_pool2d and any(isinstance(one, Derived) for one in tree_leaves((args, kwargs))):
+        if converter not in operators.SIZED and any(isinstance(one, Derived) for one in tree_leaves((args, kwargs))):
             raise UntraceableError("its arguments depend on the size of the picture")
         return converter(*args, **kwargs)
 

@@ -7,7 +7,9 @@ and the values that the node takes.
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pads, pads
 from dcnn_visualizer.importers import nodes
 from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.traceable_chain import TraceableChain
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Derived:
     number: Any
 
 
-Converted = tuple[tn.TraceableNode, list[Value]]
+Converted = tuple[tn.TraceableNode | TraceableChain, list[Value]]
 Converter = Callable[..., Converted]
 
 
@@ -110,6 +113,27 @@ def conv2d(
     return nodes.convolution(array_of(weight), _optional_array(bias), _pair(stride), pad, dilate, groups), [x]
 
 
+def conv1d(
+    x: Value,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Converted:
+    """Convolution along one axis."""
+    _ranked(x, 3)
+    (step, _), (gap, _) = _pair(stride), _pair(dilation)
+    if padding == "same":
+        pad, odd = divmod(gap * (weight.shape[2] - 1), 2)
+        if odd:
+            raise UntraceableError("it pads one side more than the other")
+    else:
+        pad, _ = _pair(0 if padding == "valid" else padding)
+    return nodes.convolution_1d(array_of(weight), _optional_array(bias), step, pad, gap, groups), [x]
+
+
 def conv_transpose2d(
     x: Value,
     weight: torch.Tensor,
@@ -122,10 +146,8 @@ def conv_transpose2d(
 ) -> Converted:
     """Transposed convolution."""
     _ranked(x, 4)
-    if _pair(output_padding) != (0, 0):
-        raise UntraceableError(f"its output_padding is {output_padding}; only 0 is supported")
-    window = _pair(stride), _pair(padding), _pair(dilation)
-    return nodes.transposed_convolution(array_of(weight), _optional_array(bias), *window, groups), [x]
+    window = _pair(stride), _pair(padding), _pair(dilation), groups, _pair(output_padding)
+    return nodes.transposed_convolution(array_of(weight), _optional_array(bias), *window), [x]
 
 
 def interpolate(
@@ -137,25 +159,46 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Converted:
-    """Maps made larger by whole factors, each pixel repeated; by which, may follow from the example."""
+    """Maps in another size; by which factor, may follow from the example if it's a whole one."""
     _ranked(x, 4)
-    if mode not in ("nearest", "nearest-exact") or antialias:
-        raise UntraceableError(f"it interpolates by {mode!r}; only the nearest pixel is supported")
+    if mode not in _INTERPOLATIONS or antialias:
+        raise UntraceableError(f"it interpolates by {mode!r}{' with antialiasing' if antialias else ''}, which isn't supported")
+    way, coordinates, rounding = _INTERPOLATIONS[mode]
+    coordinates = "align_corners" if align_corners else coordinates
+    outsize = factor = None
     if size is not None:
-        size = size.number if isinstance(size, Derived) else size
-        size = [number.number if isinstance(number, Derived) else number for number in _pair(size)]
-        factors = [new / old for new, old in zip(size, x.shape[2:], strict=True)]
+        sizes = _several(size)
+        numbers = _pair([number.number if isinstance(number, Derived) else number for number in sizes])
+        outsize = numbers
+        factor = numbers[0] / x.shape[2], numbers[1] / x.shape[3]
+        if isinstance(size, Derived) or any(isinstance(number, Derived) for number in sizes):
+            if any(int(number) != number for number in factor):
+                raise UntraceableError(f"its output's size {numbers} depends on the size of the picture, not by whole factors")
+            outsize = None
     else:
-        factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else list(scale_factor)
-    if any(factor < 1 or int(factor) != factor for factor in factors):
-        raise UntraceableError(f"it enlarges by {factors}; only whole factors are supported")
-    return tn.TraceableUpsampling2D((int(factors[0]), int(factors[1]))), [x]
+        down, right = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor
+        factor = float(down), float(right)
+        if recompute_scale_factor and any((size * by) % 1 for size, by in zip(x.shape[2:], factor, strict=True)):
+            raise UntraceableError(f"it takes factors {factor} from rounded sizes, which isn't supported")
+    if outsize is None and way == "nearest" and all(int(number) == number for number in factor):
+        return tn.TraceableUpsampling2D((int(factor[0]), int(factor[1]))), [x]
+    return tn.TraceableResize2D(None if outsize else factor, outsize, way, coordinates, rounding), [x]
+
+
+#: The mode, coordinates and rounding of :class:`TraceableResize2D`, by what PyTorch calls them.
+_INTERPOLATIONS = {
+    "nearest": ("nearest", "asymmetric", "floor"),
+    "nearest-exact": ("nearest", "half_pixel", "round_prefer_ceil"),
+    "bilinear": ("linear", "half_pixel", "floor"),
+    "bicubic": ("cubic", "half_pixel", "floor"),
+}
 
 
 def linear(x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Converted:
-    """Fully connected layer on vectors."""
-    _ranked(x, 2)
-    return nodes.linear(array_of(weight), _optional_array(bias)), [x]
+    """Fully connected layer, on the last axis."""
+    if len(x.shape) < 2:
+        raise UntraceableError(f"its input must have 2 axes or more, got shape {tuple(x.shape)}")
+    return nodes.linear(array_of(weight), _optional_array(bias), len(x.shape)), [x]
 
 
 def batch_norm(
@@ -177,6 +220,55 @@ def batch_norm(
     return nodes.batch_normalization(_optional_array(weight), _optional_array(bias), *statistics, eps), [x]
 
 
+def layer_norm(
+    x: Value,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> Converted:
+    """Layer normalization; over the last axes, but not over the batch."""
+    if len(normalized_shape) >= len(x.shape):
+        raise UntraceableError(f"it normalizes over all axes of shape {tuple(x.shape)}, the batch too")
+    gamma, beta = (None if weights is None else array_of(weights) for weights in (weight, bias))
+    return nodes.layer_normalization(gamma, beta, eps, len(normalized_shape)), [x]
+
+
+def rms_norm(
+    x: Value, normalized_shape: Sequence[int], weight: torch.Tensor | None = None, eps: float | None = None
+) -> Converted:
+    """Root mean square normalization."""
+    if weight is None and eps is None:
+        raise UntraceableError("its eps follows from the dtype; one that is given is supported")
+    smallest = torch.finfo(weight.dtype).eps if weight is not None else 0.0
+    eps = smallest if eps is None else eps
+    return nodes.layer_normalization(_optional_array(weight), None, eps, len(normalized_shape), centred=False), [x]
+
+
+def group_norm(
+    x: Value, num_groups: int, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5
+) -> Converted:
+    """Group normalization."""
+    _ranked(x, 4)
+    return nodes.group_normalization(_optional_array(weight), _optional_array(bias), num_groups, eps), [x]
+
+
+def instance_norm(
+    x: Value,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Converted:
+    """Instance normalization, or, by its running statistics, batch normalization."""
+    if not use_input_stats:
+        return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    return group_norm(x, x.shape[1], weight, bias, eps)
+
+
 def relu(x: Value, inplace: bool = False) -> Converted:
     """ReLU."""
     return tn.TraceableReLU(), [x]
@@ -188,15 +280,15 @@ def relu6(x: Value, inplace: bool = False) -> Converted:
 
 
 def hardtanh(x: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Converted:
-    """Clipped ReLU."""
+    """Values between two bounds."""
     return clamp(x, min_val, max_val)
 
 
 def clamp(x: Value, min: float | None = None, max: float | None = None) -> Converted:
-    """ReLU and clipped ReLU."""
-    if min != 0 or not (max is None or max > 0):
-        raise UntraceableError(f"it clips to {min}..{max}; only the lower end 0 is supported")
-    return (tn.TraceableReLU() if max is None else tn.TraceableClippedReLU(float(max))), [x]
+    """ReLU, clipped ReLU, and values between other bounds."""
+    if isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
+        raise UntraceableError("it clips to tensors; only numbers are supported")
+    return nodes.clip(-math.inf if min is None else float(min), math.inf if max is None else float(max)), [x]
 
 
 def leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Converted:
@@ -231,9 +323,17 @@ def silu(x: Value, inplace: bool = False) -> Converted:
 
 def gelu(x: Value, approximate: str = "none") -> Converted:
     """GELU."""
-    if approximate != "none":
-        raise UntraceableError(f"its approximation {approximate!r} isn't supported")
-    return tn.TraceableGELU(), [x]
+    return (tn.TraceableTanhGELU() if approximate == "tanh" else tn.TraceableGELU()), [x]
+
+
+def mish(x: Value, inplace: bool = False) -> Converted:
+    """Mish."""
+    return tn.TraceableMish(), [x]
+
+
+def softplus(x: Value, beta: float = 1.0, threshold: float = 20.0) -> Converted:
+    """Softplus; beyond the threshold, PyTorch gives the input, which is the same to rounding."""
+    return tn.TraceableSoftplus(beta), [x]
 
 
 def hardsigmoid(x: Value, inplace: bool = False) -> Converted:
@@ -247,21 +347,21 @@ def hardswish(x: Value, inplace: bool = False) -> Converted:
 
 
 def softmax(x: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Converted:
-    """Softmax over the channels."""
+    """Softmax along an axis, the channels by default."""
     return _softmax(x, dim, dtype, logarithm=False)
 
 
 def log_softmax(x: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Converted:
-    """Logarithm of the softmax over the channels."""
+    """Logarithm of the softmax along an axis."""
     return _softmax(x, dim, dtype, logarithm=True)
 
 
 def _softmax(x: Value, dim: int | None, dtype: Any, logarithm: bool) -> Converted:
-    if dtype is not None or (_axes(x, dim) != [1] if dim is not None else len(x.shape) not in (2, 4)):
-        raise UntraceableError(
-            f"it goes along axis {dim} of shape {tuple(x.shape)}; only axis 1 is supported, in the input's dtype"
-        )
-    return tn.TraceableSoftmax(logarithm), [x]
+    # Without an axis, PyTorch takes the first one of three.
+    axis = 0 if dim is None and len(x.shape) == 3 else 1 if dim is None else dim % len(x.shape)
+    if dtype is not None or axis == 0:
+        raise UntraceableError(f"it goes along axis {dim} of shape {tuple(x.shape)}, in {dtype}; the batch and dtypes must stay")
+    return tn.TraceableSoftmax(logarithm, axis), [x]
 
 
 def max_pool2d(
@@ -330,11 +430,36 @@ def adaptive_avg_pool2d(x: Value, output_size: Any) -> Converted:
 
 
 def mean(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
-    """Average of each map."""
-    _ranked(x, 4)
-    if dim is None or _axes(x, dim) != [2, 3]:
-        raise UntraceableError(f"it averages over axes {dim}; only rows and columns, (2, 3), are supported")
-    return (tn.TraceableAdaptiveAveragePooling2D(1) if keepdim else tn.TraceableGlobalAveragePooling2D()), [x]
+    """Average over some axes."""
+    axes = _sample_axes(x, dim)
+    if len(x.shape) == 4 and axes == [2, 3]:
+        return (tn.TraceableAdaptiveAveragePooling2D(1) if keepdim else tn.TraceableGlobalAveragePooling2D()), [x]
+    return tn.TraceableMean(axes, keepdim), [x]
+
+
+def sum_(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
+    """Sum over some axes."""
+    return tn.TraceableSum(_sample_axes(x, dim), keepdim), [x]
+
+
+def amax(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
+    """Maximum over some axes."""
+    return tn.TraceableMaximum(_sample_axes(x, dim), keepdim), [x]
+
+
+def norm(x: Value, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Converted:
+    """Root of the sum of squares over some axes."""
+    if p not in (2, "fro", None):
+        raise UntraceableError(f"it's the norm of order {p}; only 2 is supported")
+    return tn.TraceableNorm(_sample_axes(x, dim), keepdim), [x]
+
+
+def _sample_axes(x: Value, dim: Any) -> list[int]:
+    """Axes of a sample; all of them, if none are said, would be of the whole batch."""
+    axes = [0] if dim is None else _axes(x, dim)
+    if 0 in axes:
+        raise UntraceableError(f"it goes over axes {dim} of shape {tuple(x.shape)}; the batch must stay")
+    return axes
 
 
 def local_response_norm(x: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Converted:
@@ -354,23 +479,83 @@ def identity(x: Value, *arguments: Any, **keywords: Any) -> Converted:
     return tn.TraceableIdentity(), [x]
 
 
-def pad(x: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Converted:
-    """A border of one number; the sides of the last axis come first."""
+def pad(x: Value, pad: Any, mode: str = "constant", value: float | None = None) -> Converted:
+    """A border; the sides of the last axis come first, and one number stands for all four."""
     _ranked(x, 4)
-    sides = [*pad, *[0] * (4 - len(pad))]
-    if mode != "constant" or len(sides) > 4 or min(sides) < 0:
-        raise UntraceableError(f"it pads {list(pad)} in mode {mode!r}; only constant borders of rows and columns are supported")
-    return tn.TraceablePadding2D(((sides[2], sides[3]), (sides[0], sides[1])), value or 0.0), [x]
+    sides = [pad] * 4 if isinstance(pad, int) else [*pad, *[0] * (4 - len(pad))]
+    if mode not in ("constant", "reflect", "replicate") or len(sides) > 4 or (mode != "constant" and min(sides) < 0):
+        raise UntraceableError(f"it pads {pad} in mode {mode!r}; only borders of rows and columns are supported, not 'circular'")
+    left, right, top, bottom = (max(side, 0) for side in sides)
+    if mode != "constant":
+        return tn.TraceableMirrorPadding2D(((top, bottom), (left, right)), "edge" if mode == "replicate" else mode), [x]
+    border = tn.TraceablePadding2D(((top, bottom), (left, right)), value or 0.0)
+    if min(sides) >= 0:
+        return border, [x]
+    # A negative side is cut off.
+    rows, columns = (slice(max(-before, 0), min(after, 0) or None) for before, after in (sides[2:], sides[:2]))
+    return nodes.in_a_row(cut=tn.TraceableSlice([slice(None), rows, columns]), border=border), [x]
+
+
+def pad_same(
+    x: Value, kernel_size: Any, stride: Any = (1, 1), dilation: Any = (1, 1), value: float = 0.0, pad_mode: str = "constant"
+) -> Converted:
+    """TensorFlow's SAME padding, a function of timm's."""
+    _ranked(x, 4)
+    if pad_mode != "constant":
+        raise UntraceableError(f"it pads in mode {pad_mode!r}; only constant borders are supported")
+    return tn.TraceableSamePadding2D(_pair(kernel_size), _pair(stride), _pair(dilation), value), [x]
+
+
+def pixel_shuffle(x: Value, upscale_factor: int) -> Converted:
+    """Channels to pixels."""
+    _ranked(x, 4)
+    return tn.TraceablePixelShuffle(upscale_factor), [x]
+
+
+def pixel_unshuffle(x: Value, downscale_factor: int) -> Converted:
+    """Pixels to channels."""
+    _ranked(x, 4)
+    return tn.TraceablePixelShuffle(downscale_factor, inverse=True), [x]
+
+
+def channel_shuffle(x: Value, groups: int) -> Converted:
+    """Channels of all groups by turns."""
+    of_a_group = x.shape[1] // groups
+    return tn.TraceableChannels([group * of_a_group + i for i in range(of_a_group) for group in range(groups)]), [x]
+
+
+def flip(x: Value, *dims: Any) -> Converted:
+    """Channels in the opposite order."""
+    axes = _axes(x, dims[0] if len(dims) == 1 else dims)
+    if axes != [1]:
+        raise UntraceableError(f"it flips axes {axes}; only the channels' axis 1 is supported")
+    return tn.TraceableChannels(range(x.shape[1])[::-1]), [x]
 
 
 def cat(tensors: Sequence[Value], dim: int = 0) -> Converted:
-    """Concatenation along the channels."""
+    """Concatenation along an axis."""
+    values, axis = _alike(tensors, dim)
+    return tn.Concatenate(axis), values
+
+
+def stack(tensors: Sequence[Value], dim: int = 0) -> Converted:
+    """Tensors side by side along a new axis."""
+    values, _ = _alike(tensors, 1)
+    axis = dim % (len(values[0].shape) + 1)
+    if axis == 0:
+        raise UntraceableError("it puts an axis before the batch")
+    return tn.Stack(axis), values
+
+
+def _alike(tensors: Sequence[Value], dim: int) -> tuple[list[Value], int]:
+    """Tensors to be joined along an axis of theirs."""
     values = list(tensors)
     if not all(isinstance(value, Value) for value in values):
-        raise UntraceableError("it concatenates constants")
-    if _axes(values[0], dim) != [1]:
-        raise UntraceableError(f"it concatenates along axis {dim}; only the channels' axis 1 is supported")
-    return tn.Concatenate(), values
+        raise UntraceableError("it joins constants with tensors")
+    (axis,) = _axes(values[0], dim)
+    if axis == 0:
+        raise UntraceableError("it joins tensors along the batch")
+    return values, axis
 
 
 def add(x: Any, y: Any, alpha: float = 1) -> Converted:
@@ -378,15 +563,17 @@ def add(x: Any, y: Any, alpha: float = 1) -> Converted:
     if alpha != 1:
         raise UntraceableError(f"it weighs a summand by alpha {alpha}")
     if isinstance(x, Value) and isinstance(y, Value):
-        return (tn.Add() if x.shape == y.shape else tn.BroadcastAdd()), [x, y]
+        return _joined(tn.Add() if x.shape == y.shape else tn.BroadcastAdd(), x, y)
     value, constant = (x, y) if isinstance(x, Value) else (y, x)
     return tn.TraceableAffine(shift=_constant(constant)), [value]
 
 
 def sub(x: Any, y: Any, alpha: float = 1) -> Converted:
-    """Difference of a tensor and a constant."""
-    if alpha != 1 or (isinstance(x, Value) and isinstance(y, Value)):
-        raise UntraceableError("only constants can be subtracted, or subtracted from")
+    """Difference of two tensors, or of a tensor and a constant."""
+    if alpha != 1:
+        raise UntraceableError(f"it weighs what it subtracts by alpha {alpha}")
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _joined(tn.Subtract(), x, y)
     if isinstance(x, Value):
         return tn.TraceableAffine(shift=-_constant(y)), [x]
     return tn.TraceableAffine(-1.0, _constant(x)), [y]
@@ -395,21 +582,77 @@ def sub(x: Any, y: Any, alpha: float = 1) -> Converted:
 def mul(x: Any, y: Any) -> Converted:
     """Product of two tensors, or of a tensor and a constant."""
     if isinstance(x, Value) and isinstance(y, Value):
-        return tn.Multiply(), [x, y]
+        return _joined(tn.Multiply(), x, y)
     value, constant = (x, y) if isinstance(x, Value) else (y, x)
     return tn.TraceableAffine(_constant(constant)), [value]
 
 
 def div(x: Any, y: Any) -> Converted:
-    """Quotient of a tensor and a constant."""
-    if not isinstance(x, Value) or isinstance(y, Value):
-        raise UntraceableError("only a constant can divide")
-    return tn.TraceableAffine(1 / _constant(y)), [x]
+    """Quotient of two tensors, or of a tensor and a constant, or one over a tensor."""
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _joined(tn.Divide(), x, y)
+    if isinstance(x, Value):
+        return tn.TraceableAffine(1 / _constant(y)), [x]
+    if isinstance(x, torch.Tensor) or x != 1:
+        raise UntraceableError("of constants, only the number 1 can be divided by a tensor")
+    return tn.TraceablePower(-1), [y]
+
+
+def addcmul(x: Any, y: Any, z: Any, value: float = 1) -> Converted:
+    """A constant plus the product of a tensor and another constant."""
+    tensors = [one for one in (y, z) if isinstance(one, Value)]
+    if isinstance(x, Value) or len(tensors) != 1 or value != 1:
+        raise UntraceableError("only a constant plus the product of a tensor and a constant is supported")
+    return tn.TraceableAffine(_constant(y if z is tensors[0] else z), _constant(x)), tensors
+
+
+def _joined(node: tn.TraceableNode, x: Value, y: Value) -> Converted:
+    if len(x.shape) != len(y.shape):
+        raise UntraceableError(f"it joins shapes {tuple(x.shape)} and {tuple(y.shape)}; they must have as many axes")
+    return node, [x, y]
 
 
 def neg(x: Value) -> Converted:
     """The negative."""
     return tn.TraceableAffine(-1.0), [x]
+
+
+def power(x: Value, exponent: Any) -> Converted:
+    """A fixed power."""
+    if isinstance(x, Value) and isinstance(exponent, int | float):
+        return tn.TraceablePower(exponent), [x]
+    raise UntraceableError("only powers of a tensor by a number are supported")
+
+
+def square(x: Value) -> Converted:
+    """The square."""
+    return power(x, 2)
+
+
+def sqrt(x: Value) -> Converted:
+    """The square root."""
+    return power(x, 0.5)
+
+
+def rsqrt(x: Value) -> Converted:
+    """One over the square root."""
+    return power(x, -0.5)
+
+
+def matmul(x: Any, y: Any) -> Converted:
+    """Matrix product of two tensors, or of a tensor and constant weights."""
+    if isinstance(x, Value) and isinstance(y, Value):
+        if len(x.shape) < 3:
+            raise UntraceableError(f"it multiplies shapes {tuple(x.shape)} and {tuple(y.shape)}, which would mix the batch")
+        return _joined(tn.MatrixMultiply(), x, y)
+    if not isinstance(x, Value) or y.ndim != 2:
+        raise UntraceableError("only a tensor times another, or times a constant matrix, is supported")
+    return linear(x, y.T)
+
+
+def expand_as(x: Value, other: Value) -> Converted:
+    """A tensor stretched to another's shape."""
+    return _joined(tn.StretchTo(), x, other)
 
 
 def _constant(value: Any) -> Any:
@@ -441,7 +684,8 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
     while kept < min(len(x.shape), len(outshape)) - 2 and x.shape[-1 - kept] == outshape[-1 - kept]:
         kept += 1
     shape = list(outshape[1 : len(outshape) - kept])
-    # Sizes that don't come from rows and columns are the same for every picture.
+    # Sizes that don't come from rows and columns are the same for every picture. If one does, it's what the others leave.
+    open_sizes = []
     rows_and_columns_kept = kept >= min(2, len(x.shape) - 2)
     if not sizes:
         # The last size is what the others leave, in pictures of another size too.
@@ -450,7 +694,11 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
         if size == -1:
             shape[axis] = -1
         elif isinstance(size, Derived) and not rows_and_columns_kept and (axis, size.number) != (0, x.shape[1]):
-            raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+            open_sizes.append(axis)
+    if len(open_sizes) > 1 or (open_sizes and -1 in shape):
+        raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+    for axis in open_sizes:
+        shape[axis] = -1
     return tn.TraceableReshape(shape, kept), [x]
 
 
@@ -471,46 +719,64 @@ def transpose(x: Value, dim0: int, dim1: int) -> Converted:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A tensor in pieces along an axis, as ``chunk`` and ``split`` give them.
+    """Several tensors that one makes, as ``chunk``, ``split`` and ``max`` give them.
 
     Attributes:
-        x: The whole.
-        axis: The axis.
-        sizes: Their sizes.
+        x: The one.
+        nodes: What makes each of it; None of what isn't supported.
     """
 
     x: Value
-    axis: int
-    sizes: tuple[int, ...]
+    nodes: list[tn.TraceableNode | None]
 
 
-def pieces(x: Value, outputs: Sequence[torch.Tensor], dim: int) -> Pieces:
-    """The result of ``chunk`` and ``split``.
+def split(x: Value, sizes: Any, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
+    """``split``: along the channels, or by given sizes along any axis."""
+    (axis,) = _axes(x, dim)
+    if axis != 1 and not (axis and isinstance(sizes, Sequence) and all(type(size) is int for size in sizes)):
+        raise UntraceableError(f"it splits along axis {dim}; only the channels' axis 1 is supported, or given sizes")
+    ends = [sum(output.shape[axis] for output in outputs[: i + 1]) for i in range(len(outputs))]
+    before: list[slice | int] = [slice(None)] * (axis - 1)
+    parts = [slice(end - output.shape[axis], end) for end, output in zip(ends, outputs, strict=True)]
+    return Pieces(x, [tn.TraceableSlice([*before, part]) for part in parts])
 
-    Args:
-        x: The whole.
-        outputs: What came out for the example.
-        dim: The axis.
-    """
-    if _axes(x, dim) != [1]:
-        raise UntraceableError(f"it splits along axis {dim}; only the channels' axis 1 is supported")
-    return Pieces(x, 1, tuple(output.shape[1] for output in outputs))
+
+def chunk(x: Value, chunks: int, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
+    """``chunk``: along the channels."""
+    return split(x, None, dim, outputs=outputs)
+
+
+def unbind(x: Value, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
+    """``unbind``: each place along an axis, which goes."""
+    (axis,) = _axes(x, dim)
+    if axis == 0:
+        raise UntraceableError("it takes the batch apart")
+    before: list[slice | int] = [slice(None)] * (axis - 1)
+    return Pieces(x, [tn.TraceableSlice([*before, place]) for place in range(len(outputs))])
+
+
+def maximum(x: Value, dim: Any = None, keepdim: bool = False, *, outputs: Any) -> Pieces:
+    """``max`` along an axis: the maxima, and where they are."""
+    return Pieces(x, [tn.TraceableMaximum(_sample_axes(x, dim), keepdim), None])
 
 
 def getitem(x: Any, index: Any) -> Converted:
-    """One of several pieces, or a part of a tensor by slices and integers."""
+    """One of several pieces, or a part of a tensor by slices and integers, or channels by a list."""
     if isinstance(x, Pieces):
-        place = range(len(x.sizes))[index]
-        start = sum(x.sizes[:place])
-        return tn.TraceableSlice([slice(start, start + x.sizes[place])]), [x.x]
+        node = x.nodes[index]
+        if node is None:
+            raise UntraceableError("places of maxima aren't supported")
+        return node, [x.x]
     parts = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in parts:
         place = parts.index(Ellipsis)
         parts[place : place + 1] = [slice(None)] * (len(x.shape) - len(parts) + 1)
+    if len(parts) == 2 and parts[0] == slice(None) and isinstance(parts[1], list | torch.Tensor):
+        order = torch.as_tensor(parts[1])
+        if order.ndim == 1 and order.dtype == torch.int64:
+            return tn.TraceableChannels([int(channel) % x.shape[1] for channel in order]), [x]
     if parts[0] != slice(None) or not all(type(part) is int or isinstance(part, slice) for part in parts):
         raise UntraceableError(f"it takes the part {index}; only slices and integers behind a whole batch are supported")
-    if any(part.step not in (None, 1) for part in parts if isinstance(part, slice)):
-        raise UntraceableError(f"it takes the part {index}; only slices without steps are supported")
     return tn.TraceableSlice(parts[1:]), [x]
 
 
@@ -523,13 +789,29 @@ def stochastic_depth(x: Value, p: float, mode: str, training: bool = True) -> Co
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "view", "reshape", "flatten", "squeeze", "unsqueeze")
 #: Those among them whose arguments are the new shape.
 SHAPED = (torch.reshape, "view", "reshape")
-#: Functions and methods that give pieces.
-SPLITS = (torch.chunk, torch.split, "chunk", "split")
+#: Converters that take sizes that came of the picture's.
+SIZED = (avg_pool2d, interpolate)
+#: Functions and methods that give several tensors.
+SPLITS: dict[Any, Callable[..., Pieces]] = {
+    torch.chunk: chunk,
+    "chunk": chunk,
+    torch.split: split,
+    "split": split,
+    torch.unbind: unbind,
+    "unbind": unbind,
+    torch.max: maximum,
+    "max": maximum,
+}
 
 _TARGETS: dict[Converter, tuple[Any, ...]] = {
     conv2d: (F.conv2d, torch.conv2d),
+    conv1d: (F.conv1d, torch.conv1d),
     linear: (F.linear,),
     batch_norm: (F.batch_norm,),
+    layer_norm: (F.layer_norm, torch.layer_norm),
+    rms_norm: (F.rms_norm,),
+    group_norm: (F.group_norm, torch.group_norm),
+    instance_norm: (F.instance_norm,),
     relu: (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
     relu6: (F.relu6,),
     hardtanh: (F.hardtanh, F.hardtanh_),
@@ -541,6 +823,8 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     tanh: (torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_"),
     silu: (F.silu,),
     gelu: (F.gelu,),
+    mish: (F.mish,),
+    softplus: (F.softplus,),
     interpolate: (F.interpolate,),
     conv_transpose2d: (F.conv_transpose2d, torch.conv_transpose2d),
     hardsigmoid: (F.hardsigmoid,),
@@ -552,16 +836,32 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     adaptive_avg_pool2d: (F.adaptive_avg_pool2d,),
     adaptive_max_pool2d: (F.adaptive_max_pool2d,),
     mean: (torch.mean, "mean"),
+    sum_: (torch.sum, "sum"),
+    amax: (torch.amax, "amax"),
+    norm: (torch.norm, "norm", torch.linalg.vector_norm),
     local_response_norm: (F.local_response_norm,),
     dropout: (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
     identity: ("contiguous", "clone", "detach", torch.clone),
     pad: (F.pad,),
+    pad_same: ("timm.layers.padding.pad_same",),
+    pixel_shuffle: (F.pixel_shuffle, torch.pixel_shuffle),
+    pixel_unshuffle: (F.pixel_unshuffle, torch.pixel_unshuffle),
+    channel_shuffle: (F.channel_shuffle, torch.channel_shuffle),
+    flip: (torch.flip, "flip"),
+    stack: (torch.stack,),
     cat: (torch.cat, torch.concat, torch.concatenate),
     add: (operator.add, operator.iadd, torch.add, "add", "add_"),
     sub: (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
     mul: (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
     div: (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"),
+    addcmul: (torch.addcmul, "addcmul"),
     neg: (operator.neg, torch.neg, "neg", "neg_"),
+    power: (operator.pow, torch.pow, "pow"),
+    square: (torch.square, "square"),
+    sqrt: (torch.sqrt, "sqrt"),
+    rsqrt: (torch.rsqrt, "rsqrt"),
+    matmul: (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"),
+    expand_as: ("expand_as",),
     permute: (torch.permute, "permute"),
     transpose: (torch.transpose, "transpose"),
     getitem: (operator.getitem,),
@@ -571,10 +871,25 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
 FUNCTIONS = {target: converter for converter, targets in _TARGETS.items() for target in targets}
 
 
+def named_functions() -> tuple[Callable[..., Any], ...]:
+    """Functions of libraries that have converters, as far as the libraries are there: fx is to take them as a whole."""
+    found = []
+    for name in FUNCTIONS:
+        library, _, function = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+        if library in sys.modules:
+            found.append(getattr(sys.modules[library], function, None))
+    return tuple(function for function in found if callable(function))
+
+
 def _convolution(module: Any, x: Value) -> Converted:
+    if module.padding_mode in ("reflect", "replicate") and isinstance(module, nn.Conv2d) and module.padding != "valid":
+        border, _ = pad(x, module._reversed_padding_repeated_twice, module.padding_mode)
+        conv, _ = conv2d(x, module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
+        return nodes.in_a_row(border=border, conv=conv), [x]
     if module.padding_mode != "zeros":
-        raise UntraceableError(f"it pads in mode {module.padding_mode!r}; only zeros are supported")
-    return conv2d(x, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
+        raise UntraceableError(f"it pads in mode {module.padding_mode!r}, which isn't supported")
+    options = module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups
+    return conv1d(x, *options) if isinstance(module, nn.Conv1d) else conv2d(x, *options)
 
 
 def _transposed_convolution(module: Any, x: Value) -> Converted:
@@ -584,6 +899,11 @@ def _transposed_convolution(module: Any, x: Value) -> Converted:
 
 def _batch_normalization(module: Any, x: Value) -> Converted:
     return batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps)
+
+
+def _instance_normalization(module: Any, x: Value) -> Converted:
+    statistics = module.running_mean, module.running_var
+    return instance_norm(x, *statistics, module.weight, module.bias, statistics[0] is None, eps=module.eps)
 
 
 def _max_pooling(module: Any, x: Value) -> Converted:
@@ -596,12 +916,22 @@ def _average_pooling(module: Any, x: Value) -> Converted:
     return avg_pool2d(x, module.kernel_size, module.stride, *options)
 
 
+def _upsampling(module: Any, x: Value) -> Converted:
+    corners, recompute = module.align_corners, module.recompute_scale_factor
+    return interpolate(x, module.size, module.scale_factor, module.mode, corners, recompute)
+
+
 #: Converters by the class of a module.
 MODULES: dict[type, Converter] = {
     nn.Conv2d: _convolution,
+    nn.Conv1d: _convolution,
     nn.Linear: lambda module, x: linear(x, module.weight, module.bias),
     nn.BatchNorm1d: _batch_normalization,
     nn.BatchNorm2d: _batch_normalization,
+    nn.LayerNorm: lambda module, x: layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps),
+    nn.RMSNorm: lambda module, x: rms_norm(x, module.normalized_shape, module.weight, module.eps),
+    nn.GroupNorm: lambda module, x: group_norm(x, module.num_groups, module.weight, module.bias, module.eps),
+    nn.InstanceNorm2d: _instance_normalization,
     nn.ReLU: lambda module, x: relu(x),
     nn.ReLU6: lambda module, x: relu6(x),
     nn.Hardtanh: lambda module, x: hardtanh(x, module.min_val, module.max_val),
@@ -612,8 +942,14 @@ MODULES: dict[type, Converter] = {
     nn.Tanh: lambda module, x: tanh(x),
     nn.SiLU: lambda module, x: silu(x),
     nn.GELU: lambda module, x: gelu(x, module.approximate),
-    nn.Upsample: lambda module, x: interpolate(x, module.size, module.scale_factor, module.mode),
-    nn.UpsamplingNearest2d: lambda module, x: interpolate(x, module.size, module.scale_factor),
+    nn.Mish: lambda module, x: mish(x),
+    nn.Softplus: lambda module, x: softplus(x, module.beta),
+    nn.Upsample: _upsampling,
+    nn.UpsamplingNearest2d: _upsampling,
+    nn.UpsamplingBilinear2d: _upsampling,
+    nn.PixelShuffle: lambda module, x: pixel_shuffle(x, module.upscale_factor),
+    nn.PixelUnshuffle: lambda module, x: pixel_unshuffle(x, module.downscale_factor),
+    nn.ChannelShuffle: lambda module, x: channel_shuffle(x, module.groups),
     nn.ConvTranspose2d: _transposed_convolution,
     nn.Hardsigmoid: lambda module, x: hardsigmoid(x),
     nn.Hardswish: lambda module, x: hardswish(x),
@@ -632,6 +968,8 @@ MODULES: dict[type, Converter] = {
     nn.Identity: lambda module, x: identity(x),
     nn.ConstantPad2d: lambda module, x: pad(x, module.padding, value=module.value),
     nn.ZeroPad2d: lambda module, x: pad(x, module.padding),
+    nn.ReflectionPad2d: lambda module, x: pad(x, module.padding, "reflect"),
+    nn.ReplicationPad2d: lambda module, x: pad(x, module.padding, "replicate"),
 }
 
 #: Modules that keep the values in their order.

@@ -19,6 +19,7 @@ from dcnn_visualizer.traceable_nodes.merging import (
     Divide,
     MatrixMultiply,
     Multiply,
+    Stack,
     StretchTo,
     Subtract,
 )
@@ -34,6 +35,7 @@ from dcnn_visualizer.traceable_nodes.reductions import TraceableMaximum, Traceab
 from dcnn_visualizer.traceable_nodes.resampling import TraceableResize2D
 from dcnn_visualizer.traceable_nodes.sample_normalization import TraceableGroupNormalization, TraceableLayerNormalization
 from dcnn_visualizer.traceable_nodes.shapes import (
+    TraceableChannels,
     TraceableFlatten,
     TraceableMirrorPadding2D,
     TraceablePadding2D,
@@ -75,6 +77,7 @@ __all__ = [
     "MatrixMultiply",
     "Multiply",
     "PassedOver",
+    "Stack",
     "StretchTo",
     "Subtract",
     "TraceableAdaptiveAveragePooling2D",
@@ -84,6 +87,7 @@ __all__ = [
     "TraceableBatchNormalization",
     "TraceableCeilAveragePooling2D",
     "TraceableCeilMaxPooling2D",
+    "TraceableChannels",
     "TraceableClip",
     "TraceableClippedReLU",
     "TraceableConvolution1D",

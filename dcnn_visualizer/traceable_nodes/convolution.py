@@ -174,25 +174,30 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         return "Wᵀg: transposed convolution, no bias"
 
 
-class TraceableConvolution1D(TraceableConvolution2D):
-    """Convolution along the last axis, (B, C, n) to (B, C', n'): one of maps of a single row.
+class TraceableConvolution1D(L.Convolution2D, TraceableNode):
+    """Convolution along the last axis, (B, C, n) to (B, C', n'); back by the transposed one, without the bias.
 
-    Its weights are (C', C / groups, 1, taps). Arguments as :class:`TraceableConvolution2D`.
+    It's one of maps of a single row: its arguments are those of Chainer's ``Convolution2D``, for windows of one row.
     """
+
+    shares_record = True
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's convolution."""
         return super().forward(chainer.as_variable(x)[:, :, None])[:, :, 0]
 
-    def record(self, x: Array) -> tuple[Array, Pair]:  # type: ignore[override]
-        """Keeps the row's (1, n)."""
-        y, insize = super().record(x[:, :, None])
-        return y[:, :, 0], insize
+    def record(self, x: Array) -> tuple[Array, int]:
+        """Keeps the input's n."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        window = self.stride, self.pad, self.dilate, self.groups
+        return kernels.convolution_2d(x[:, :, None], self.W.array, chainer.as_array(self.b), *window)[:, :, 0], x.shape[2]
 
-    def reverse(self, signal: Array, record: Pair, rule: Rule) -> Array:  # type: ignore[override]
+    def reverse(self, signal: Array, record: int, rule: Rule) -> Array:
         """Wᵀg."""
-        return super().reverse(signal[:, :, None], record, rule)[:, :, 0]
+        window = self.stride, self.pad, self.dilate, self.groups
+        return kernels.transposed_convolution_2d(signal[:, :, None], self.W.array, None, *window, (1, record))[:, :, 0]
 
-    def response(self) -> responses.Response:
-        """Computed on whole inputs."""
-        return responses.Response(self)
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "Wᵀg: transposed convolution, no bias"

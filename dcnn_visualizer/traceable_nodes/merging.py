@@ -199,41 +199,81 @@ class StretchTo(TraceableNode):
 
 
 class Concatenate(TraceableNode):
-    """Inputs one after the other along the channels; back, every input gets its channels of the signal."""
+    """Inputs one after the other along an axis; back, every input gets its part of the signal.
+
+    Args:
+        axis: The axis, the channels by default.
+    """
 
     shares_record = True
-    window = Window((1, 1))
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = axis
+
+    @property
+    def window(self) -> Window | None:  # type: ignore[override]
+        """How outputs look at inputs; None where places move."""
+        return Window((1, 1)) if self.axis == 1 else None
 
     def forward(self, *inputs: Any) -> chainer.Variable:
         """Chainer's ``concat``."""
         self._check(inputs)
-        return F.concat(inputs, axis=1)
+        return F.concat(inputs, axis=self.axis)
 
     def record(self, *inputs: Array) -> tuple[Array, list[int]]:
-        """Keeps each input's number of channels."""
+        """Keeps each input's size along the axis."""
         self._check(inputs)
         xp = array_module(inputs[0])
-        return xp.concatenate(inputs, axis=1), [x.shape[1] for x in inputs]
+        return xp.concatenate(inputs, axis=self.axis), [x.shape[self.axis] for x in inputs]
 
     def reverse(self, signal: Array, record: list[int], rule: Rule) -> tuple[Array, ...]:
-        """Splits the signal along the channels."""
+        """Splits the signal along the axis."""
         ends = [sum(record[: i + 1]) for i in range(len(record))]
-        return tuple(signal[:, end - channels : end] for channels, end in zip(record, ends, strict=True))
+        before = (slice(None),) * self.axis
+        return tuple(signal[(*before, slice(end - size, end))] for size, end in zip(record, ends, strict=True))
 
     def response(self) -> responses.Response:
-        """The changes, one after the other."""
-        return responses.Concatenated(self)
+        """The changes, one after the other, if it's channels that are joined."""
+        return responses.Concatenated(self) if self.axis == 1 else responses.response_of(self)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
-        return "split along the channels"
+        return "split along the channels" if self.axis == 1 else f"split along axis {self.axis}"
 
-    @staticmethod
-    def _check(inputs: tuple[Any, ...]) -> None:
-        if len({(*x.shape[:1], *x.shape[2:]) for x in inputs}) != 1:
+    def _check(self, inputs: tuple[Any, ...]) -> None:
+        if len({(*x.shape[: self.axis], *x.shape[self.axis + 1 :]) for x in inputs}) != 1:
             raise ValueError(
-                f"the branches of a parallel must agree in all but their channels, got {[tuple(x.shape) for x in inputs]}"
+                f"the branches of a parallel must agree in all but axis {self.axis}, got {[tuple(x.shape) for x in inputs]}"
             )
+
+
+class Stack(TraceableNode):
+    """Inputs of one shape side by side along a new axis; back, every input gets its place of the signal.
+
+    Args:
+        axis: The new axis.
+    """
+
+    shares_record = True
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = axis
+
+    def forward(self, *inputs: Any) -> chainer.Variable:
+        """Chainer's ``stack``."""
+        return F.stack(inputs, axis=self.axis)
+
+    def record(self, *inputs: Array) -> tuple[Array, None]:
+        """Keeps nothing."""
+        return array_module(inputs[0]).stack(inputs, axis=self.axis), None
+
+    def reverse(self, signal: Array, record: None, rule: Rule) -> tuple[Array, ...]:
+        """The signal in slices."""
+        return tuple(array_module(signal).moveaxis(signal, self.axis, 0))
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return f"split along axis {self.axis}"
 
 
 def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:

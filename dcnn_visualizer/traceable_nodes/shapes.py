@@ -159,6 +159,42 @@ class TraceableSlice(TraceableNode):
         return (slice(None), *(slice(*place) if isinstance(place, tuple) else place for place in self.places))
 
 
+class TraceableChannels(TraceableNode):
+    """Channels in another order, some of them or some twice; back, each gets the sum of what it became.
+
+    Args:
+        order: Number of the input's channel, for each of the output's.
+    """
+
+    shares_record = True
+    window = Window((1, 1))
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = tuple(order)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``get_item``."""
+        return chainer.as_variable(x)[:, list(self.order)]
+
+    def record(self, x: Array) -> tuple[Array, int]:
+        """Keeps the number of channels."""
+        return x[:, list(self.order)], x.shape[1]
+
+    def reverse(self, signal: Array, record: int, rule: Rule) -> Array:
+        """The adjoint."""
+        back = array_module(signal).zeros((len(signal), record, *signal.shape[2:]), signal.dtype)
+        if len(set(self.order)) == len(self.order):
+            back[:, list(self.order)] = signal
+        else:
+            for place, channel in enumerate(self.order):
+                back[:, channel] += signal[:, place]
+        return back
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "channels put back"
+
+
 class TraceablePadding2D(TraceableNode):
     """A border of one number around each map; back by cutting it off.
 

@@ -58,6 +58,8 @@ NODES = {
     "border repeated": tn.TraceableMirrorPadding2D(((1, 0), (2, 3)), "edge"),
     "pixel shuffle": tn.TraceablePixelShuffle(2),
     "pixel shuffle, depth first": tn.TraceablePixelShuffle(2, depth_first=True),
+    "channels in another order": tn.TraceableChannels((2, 0, 1)),
+    "channels twice": tn.TraceableChannels((2, 0, 2)),
     "every second": tn.TraceableSlice((slice(None), slice(1, None, 2), slice(None, None, 3))),
     "softmax": tn.TraceableSoftmax(),
     "log softmax": tn.TraceableSoftmax(logarithm=True),
@@ -164,6 +166,12 @@ def assert_gradients_of_both(node, inputs):
 def test_matrix_products(shapes):
     rng = np.random.default_rng(3)
     assert_gradients_of_both(tn.MatrixMultiply(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+
+
+@pytest.mark.parametrize("node", [tn.Concatenate(2), tn.Stack(), tn.Stack(4)])
+def test_inputs_joined_along_any_axis(node):
+    rng = np.random.default_rng(3)
+    assert_gradients_of_both(node, [chainer.Variable(rng.standard_normal((2, 3, 4, 5))) for _ in range(2)])
 
 
 def test_an_input_stretched_to_another():
