@@ -15,6 +15,9 @@ from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.graph import PICTURE, Graph, is_composite
 from dcnn_visualizer.traceable_nodes import Add, Concatenate
 
+#: One node for all, by which a recording tells that its graph is still the same.
+_JOINING = Concatenate()
+
 
 def _kernels_serve(array: Array) -> bool:
     # Chainer's half precision on the CPU stays with Chainer, and so do its other array kinds.
@@ -265,4 +268,4 @@ class TraceableParallel(_GraphChain):
         for name in self.branch_names:
             branch = getattr(self, name)
             outputs.append(source if branch is None else graph.add_layer(branch, prefix + name, source))
-        return graph.add(path, Concatenate(), tuple(outputs))
+        return graph.add(path, _JOINING, tuple(outputs))

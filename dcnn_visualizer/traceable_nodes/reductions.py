@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,14 @@ class _Reduction(TraceableNode):
         if not axes or min(axes) < 1 or len(set(axes)) != len(axes):
             raise ValueError(f"axes must be different ones of a sample, from 1 on, got {tuple(axes)}")
         self.axes, self.keepdims = tuple(axes), keepdims
+
+    def _count(self, shape: tuple[int, ...]) -> int:
+        """How many numbers make one."""
+        return math.prod(shape[axis] for axis in self.axes)
+
+    def _outshape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = (1 if axis in self.axes else size for axis, size in enumerate(shape))
+        return tuple(size for axis, size in enumerate(sizes) if self.keepdims or axis not in self.axes)
 
     def _stretched(self, y: Array, shape: tuple[int, ...]) -> Array:
         """What has the output's shape, in that of the input but for the batch."""
@@ -73,10 +82,7 @@ class TraceableMean(_Reduction):
 
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """A share of the signal, everywhere."""
-        count = 1
-        for axis in self.axes:
-            count *= record[axis]
-        return self._stretched(signal / count, record)
+        return self._stretched(signal / self._count(record), record)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -106,23 +112,34 @@ class TraceableNorm(_Reduction):
 
 
 class TraceableMaximum(_Reduction):
-    """Maximum over some axes; back, it goes to where the maximum is, shared out evenly where several are as large."""
+    """Maximum over some axes; back, the signal goes to where the maximum is, to the first in row order of several."""
 
     def forward(self, x: Any) -> chainer.Variable:
-        """Chainer's ``max``."""
-        return F.max(x, axis=self.axes, keepdims=self.keepdims)
+        """Chainer's ``get_item`` of the places of the maxima."""
+        x = chainer.as_variable(x)
+        rows = F.reshape(F.transpose(x, self._order(x.ndim)), (-1, self._count(x.shape)))
+        y = F.select_item(rows, rows.array.argmax(axis=1).astype("i"))
+        return F.reshape(y, self._outshape(x.shape))
 
-    def record(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
-        """Keeps the input and the output."""
-        y = x.max(axis=self.axes, keepdims=self.keepdims)
-        return y, (x, y)
+    def record(self, x: Array) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
+        """Keeps where the maxima are, and the input's shape."""
+        outshape = self._outshape(x.shape)
+        rows = x.transpose(self._order(x.ndim)).reshape(len(x), math.prod(outshape[1:]), self._count(x.shape))
+        return rows.max(axis=2).reshape(outshape), (rows.argmax(axis=2), x.shape)
 
-    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> Array:
-        """The signal, where the maximum is."""
-        x, y = record
-        where = (x == self._stretched(y, x.shape)).astype(x.dtype)
-        return self._stretched(signal, x.shape) * (where / where.sum(axis=self.axes, keepdims=True))
+    def reverse(self, signal: Array, record: tuple[Array, tuple[int, ...]], rule: Rule) -> Array:
+        """Zeros around the signal."""
+        places, shape = record
+        order, xp = self._order(len(shape)), array_module(signal)
+        where = xp.arange(self._count(shape)) == places[:, :, None]
+        rows = where * signal.reshape(len(signal), places.shape[1], 1)
+        kept = rows.reshape(len(signal), *(shape[axis] for axis in order[1:]))
+        return kept.transpose([order.index(axis) for axis in range(len(shape))])
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "to where the maximum is"
+
+    def _order(self, rank: int) -> tuple[int, ...]:
+        """The axes that stay, and then the others."""
+        return (*(axis for axis in range(rank) if axis not in self.axes), *sorted(self.axes))

@@ -989,7 +989,7 @@ def test_changes_of_what_is_no_module_are_seen(monkeypatch):
     check()
     net.flags.clear()
     check()
-    monkeypatch.setattr(Configured, "forward", lambda self, x: self.linear(self.conv(x).amax((2, 3)) * 2))
+    monkeypatch.setattr(Configured, "forward", lambda self, x: self.linear(self.conv(x).amin((2, 3)) * 2))
     compare("Saliency", (net,), x, 1, accelerated=False)
     compare("Occlusion", (net,), x, (3, 15, 15), 15, target=1, accelerated=False)
 

@@ -48,6 +48,7 @@ NODES = {
     "mean": tn.TraceableMean((1,)),
     "norm": tn.TraceableNorm((2, 3), keepdims=True),
     "maximum": tn.TraceableMaximum((1,), keepdims=True),
+    "maximum of the map": tn.TraceableMaximum((3, 2)),
     "linear by place": tn.TraceablePlacewiseLinear(10, 6, False, NORMAL, NORMAL),
     "linear resizing": tn.TraceableResize2D((1.7, 0.6)),
     "resizing with aligned corners": tn.TraceableResize2D(None, (5, 23), coordinates="align_corners"),
