@@ -3,7 +3,7 @@
 The ways take turns; a way's time is the least of its turns. The table has the choice and the fastest for each shape, and what the
 choice loses to it; below are the mean and the worst loss. Constants of cost models are set so that both are small. They are in
 ``dcnn_kernels/compiled``: ``TILE``, ``FILTER`` and ``PRODUCT`` of ``winograd.py``, ``PRODUCT``, ``VALUE`` and ``GATHER`` of
-``sparse.py``, ``PLANE`` and ``DEEP`` of ``convolution.py``. Nothing is written.
+``sparse.py``, ``DEEP`` of ``convolution.py``. Nothing is written.
 
     python benchmarks/cost_models.py
     python benchmarks/cost_models.py --only "back 3x3"
@@ -28,17 +28,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import dcnn_kernels as kernels  # noqa: E402
 from benchmarks.runner import arguments, limited, timed  # noqa: E402
-from dcnn_kernels.compiled import convolution, panels, pointwise, settings, sparse, winograd  # noqa: E402
+from dcnn_kernels.compiled import convolution, panels, settings, sparse, winograd  # noqa: E402
 
 #: By the name of a way, whose function it is that does the work.
-WAYS = {"winograd": winograd, "sparse": sparse, "pointwise": pointwise, "panels": panels, "bands": convolution}
-#: What makes it be taken where it can be: the algorithm, and what is told in the place of ``DEEP`` and ``_is_in_place``.
-FORCED: dict[str, tuple[str, float, bool]] = {
-    "winograd": ("winograd", 0, False),
-    "sparse": ("sparse", 0, False),
-    "pointwise": ("products", 0, True),
-    "panels": ("products", 0, False),
-    "bands": ("products", math.inf, False),
+WAYS = {"winograd": winograd, "sparse": sparse, "panels": panels, "bands": convolution}
+#: What makes it be taken where it can be: the algorithm, and what is told in the place of ``DEEP``.
+FORCED: dict[str, tuple[str, float]] = {
+    "winograd": ("winograd", 0),
+    "sparse": ("sparse", 0),
+    "panels": ("products", 0),
+    "bands": ("products", math.inf),
 }
 
 
@@ -153,14 +152,11 @@ def taken_by(call: Callable[[], Any]) -> str:
 
 def forced(way: str, call: Callable[[], Any]) -> Callable[[], Any]:
     """A call that takes a way, if it can."""
-    algorithm, deep, in_place = FORCED[way]
+    algorithm, deep = FORCED[way]
 
     def run() -> Any:
         with settings.algorithm(algorithm), patch.object(convolution, "DEEP", deep):
-            if in_place:
-                return call()
-            with patch.object(convolution, "_is_in_place", lambda *_: False):
-                return call()
+            return call()
 
     return run
 

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.compiled_only
 CASES = [
     (1, 16, (7, 7), 13, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     (5, 17, (3, 3), 6, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    (2, 33, (17, 16), 14, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    (1, 18, (13, 31), 21, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 3),
     (2, 16, (14, 15), 20, (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
     (1, 20, (5, 4), 5, (1, 1), (1, 1), ((1, 2), (0, 3)), (1, 1), 1),
     (2, 16, (19, 40), 25, (3, 3), (2, 2), ((1, 1), (1, 0)), (1, 1), 1),
@@ -23,11 +25,11 @@ CASES = [
 cases = pytest.mark.parametrize(("batch", "channels", "size", "filters", "ksize", "stride", "pad", "dilate", "groups"), CASES)
 
 
-@pytest.fixture(params=[16, 512], ids=["shallow", "deep"], autouse=True)
+@pytest.fixture(params=[1 << 12, 1 << 18], ids=["shallow", "deep"], autouse=True)
 def _depth(request, monkeypatch):
     from dcnn_kernels.compiled import panels
 
-    monkeypatch.setattr(panels, "DEPTH", request.param)
+    monkeypatch.setattr(panels, "PANEL_BYTES", request.param)
 
 
 @cases

@@ -11,7 +11,7 @@ from ..geometry import Pads, Pair, output_shape
 from ..reference.im2col import FloatArray
 from ..reference.pooling import Switches
 from ..reference.relu import Mask
-from . import depthwise, panels, pointwise, sparse, windows, winograd
+from . import depthwise, panels, sparse, windows, winograd
 from .memory import empty
 from .pooling import unpooling_2d
 from .products import Filters, Tap, multiply
@@ -19,9 +19,7 @@ from .rectifier import Rectifier, rectifier
 from .relu import relu_reverse
 from .settings import current_algorithm
 
-#: Bytes of a map whose pixels are best read where they lie; those of smaller ones are laid out together first.
-PLANE = 512
-#: Channels a window takes for its taps to be worth laying out.
+#: Channels that windows with a step between them take for their taps to be worth laying out.
 DEEP = 16
 
 
@@ -46,14 +44,11 @@ def convolution_2d(
     if _is_depthwise(filters, stride):
         depthwise.multiply(y, x, filters, windows.gathered((kh, kw), pad, dilate), stride, through)
         return y
-    if kh == kw == groups == 1 and _is_in_place(x, y):
-        pointwise.multiply(y, x, filters, through)
-        return y
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
     taps = _taps((kh, kw), pad, dilate)
-    if (kh == kw == 1 or stride != (1, 1)) and incoming >= DEEP:
+    if kh == kw == 1 or (stride != (1, 1) and incoming >= DEEP):
         panels.multiply(y, x, filters, taps, stride, through)
     else:
         multiply(y, x, filters, [taps], stride, (1, 1), through)
@@ -84,13 +79,10 @@ def transposed_convolution_2d(
     if sparse_is_cheaper(filters, y, x, W, stride == dilate == (1, 1), through):
         sparse.multiply(y, x, W, bias, stride, pad, dilate, through)
         return y
-    if kh == kw == groups == 1 and _is_in_place(x, y):
-        pointwise.multiply(y, x, filters, through)
-        return y
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), True, through)
         return y
-    if kh == kw == 1 and stride == (1, 1) and filters.taken >= DEEP:
+    if kh == kw == 1 and stride == (1, 1):
         panels.multiply(y, x, filters, [Tap(pad[0][0], pad[1][0], 0)], stride, through)
         return y
     if kh == kw == groups == 1 and stride != (1, 1) and not any(map(any, pad)):
@@ -131,11 +123,6 @@ def unpooled_transposed_convolution_2d(
 def _is_depthwise(filters: Filters, stride: Pair) -> bool:
     """Whether each channel made sees one alone, by windows that are swept in vectors."""
     return filters.groups > 1 and filters.taken == 1 and stride[1] <= windows.STEPS
-
-
-def _is_in_place(x: FloatArray, y: FloatArray) -> bool:
-    """Whether each pixel of ``y`` sees that of ``x``, and there are so many that they needn't be laid out first."""
-    return x.shape[2:] == y.shape[2:] and math.prod(y.shape[2:]) * y.itemsize >= PLANE
 
 
 def sparse_is_cheaper(filters: Filters, y: FloatArray, x: FloatArray, W: FloatArray, steady: bool, through: Rectifier) -> bool:

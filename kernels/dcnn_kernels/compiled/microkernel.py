@@ -233,7 +233,11 @@ def rectify(typing, target, target_start, source, source_start, count, bias, sca
         store = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), four, ir.VectorType(ir.IntType(1), lanes)])
         store = cgutils.get_or_insert_function(builder.module, store, f"llvm.masked.store.{kind}.p0{kind}")
         pointer = builder.bitcast(pointer_to(context, builder, target, values[0], to), vector.as_pointer())
-        builder.call(store, [result, pointer, four(size), lanes_of(within)])
+        with builder.if_else(builder.icmp_signed(">=", count, integer(lanes))) as (whole, part):
+            with whole:
+                builder.store(result, pointer, align=size)
+            with part:
+                builder.call(store, [result, pointer, four(size), lanes_of(within)])
         return context.get_dummy_value()
 
     return signature, generate
