@@ -30,6 +30,8 @@ from .tile_transforms import join_sums, transform_filters, transform_line, trans
 
 #: Tiles of a block, at most, and filters that are multiplied with it together.
 TILES, SOME = 64, 8 * ROWS
+#: How many channels ahead filters are fetched that lie apart.
+SOON = 2
 #: Costs in products of the plain way, as measured with vectors of 64 bytes by benchmarks/cost_models.py: of transforming one
 #: channel of a tile, of transforming a filter of one channel, and of a product.
 TILE, FILTER, PRODUCT = 900, 300, 1.25
@@ -200,6 +202,7 @@ def _filters(U, start, W, begin, end, made_step, taken_step, turned, tiling):
     # Along the one of filters and channels whose taps lie together.
     if tiling.step > 1:
         for c in range(tiling.taken):
+            fetch(False, W, begin * made_step + (c + SOON) * taken_step, 9 * count)
             for k in range(0, count, lanes):
                 at, to = (begin + k) * made_step + c * taken_step, start + c * tiling.step + k
                 if turned:
