@@ -59,8 +59,11 @@ def from_onnx(path: str | os.PathLike[str], output: str | None = None, insize: P
         raise ValueError(f"{os.fspath(path)}: {error}") from error
 
 
+#: Numbers that a range may hold: places along an axis, of which networks take a few.
+MOST_PLACES = 1 << 16
+
 #: Operators by which files calculate with sizes, and which would make larger arrays of larger ones.
-_ON_SIZES = ("Add", "Concat", "Div", "Gather", "Mul", "Slice", "Sub")
+_ON_SIZES = ("Add", "Concat", "Div", "Gather", "Mul", "Range", "Slice", "Sub")
 
 
 class _Importer:
@@ -174,8 +177,14 @@ def _fold(operator: Operator, inputs: list[Any]) -> Any:
             return [size for part in sizes for size in part]
         case "Gather":
             return [sizes[0][int(place)] for place in sizes[1]]
-        case "Slice" if len(sizes) < 5 or sizes[4] == [1]:
-            return sizes[0][int(sizes[1][0]) : int(sizes[2][0])]
+        case "Slice":
+            step = int(sizes[4][0]) if len(sizes) > 4 else 1
+            return sizes[0][slice(int(sizes[1][0]), int(sizes[2][0]), step)]
+        case "Range" if max(map(len, sizes)) == 1:
+            places = range(*(int(part[0]) for part in sizes))
+            if len(places) > MOST_PLACES:
+                raise ValueError(f"it makes {len(places)} numbers")
+            return list(places)
         case "Add" | "Sub" | "Mul" | "Div":
             return [_calculated(operator.kind, a, b) for a, b in zip(*_stretched(*sizes), strict=True)]
     raise UntraceableError("this operator isn't supported on sizes of tensors")

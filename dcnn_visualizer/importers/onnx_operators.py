@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,16 +168,19 @@ def conv(
     B: Any = None,
     *,
     auto_pad: str = "NOTSET",
-    dilations: Sequence[int] = (1, 1),
+    dilations: Sequence[int] | None = None,
     group: int = 1,
     kernel_shape: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    strides: Sequence[int] = (1, 1),
+    strides: Sequence[int] | None = None,
 ) -> Converted:
-    """Convolution."""
-    x, W = _tensor(x, 4), _weights("W", W, x, 4)
+    """Convolution, along rows and columns or along one axis."""
+    x = _tensor(x, 3, 4)
+    if len(x.shape) == 3:
+        return _conv_1d(x, W, B, auto_pad, dilations, group, kernel_shape, pads or (0, 0), strides)
+    W = _weights("W", W, x, 4)
     B = None if B is None else _weights("B", B, x, 1)
-    ksize, stride, dilate = pair("kernel_shape", W.shape[2:]), pair("strides", strides), pair("dilations", dilations)
+    ksize, stride, dilate = pair("kernel_shape", W.shape[2:]), pair("strides", strides or 1), pair("dilations", dilations or 1)
     if kernel_shape is not None and tuple(kernel_shape) != ksize:
         raise UntraceableError(f"kernel_shape is {tuple(kernel_shape)}, its weights have shape {W.shape}")
     if group < 1 or x.shape[1] != W.shape[1] * group or W.shape[0] % group or (B is not None and B.shape != W.shape[:1]):
@@ -184,6 +188,30 @@ def conv(
     padding = _pads(x, ksize, stride, dilate, auto_pad, pads)
     node = nodes.convolution(W, B, stride, padding, dilate, group)
     return Converted(node, [x], (BATCH, W.shape[0], *_outsize(x, ksize, stride, padding, dilate)))
+
+
+def _conv_1d(
+    x: Tensor,
+    W: Any,
+    B: Any,
+    auto_pad: str,
+    dilations: Sequence[int] | None,
+    group: int,
+    kernel_shape: Sequence[int] | None,
+    pads: Sequence[int],
+    strides: Sequence[int] | None,
+) -> Converted:
+    W, B = _weights("W", W, x, 3), None if B is None else _weights("B", B, x, 1)
+    (stride,), (dilate,), (before, after) = strides or (1,), dilations or (1,), pads
+    if auto_pad != "NOTSET" or before != after or (kernel_shape is not None and tuple(kernel_shape) != W.shape[2:]):
+        raise UntraceableError("along one axis, only equal pads on both sides are supported, without auto_pad")
+    if min(stride, dilate, *W.shape, group) < 1 or before < 0:
+        raise UntraceableError(f"strides {stride}, dilations {dilate}, group {group} or pads {tuple(pads)} are too small")
+    if x.shape[1] != W.shape[1] * group or W.shape[0] % group or (B is not None and B.shape != W.shape[:1]):
+        raise UntraceableError(f"weights {W.shape} in {group} groups don't fit an input of shape {x.shape}")
+    size = x.shape[2]
+    outsize = f"{size} of {x.name}" if isinstance(size, str) else output_size(size, W.shape[2], stride, (before, after), dilate)
+    return Converted(nodes.convolution_1d(W, B, stride, before, dilate, group), [x], (BATCH, W.shape[0], outsize))
 
 
 def conv_transpose(
@@ -205,8 +233,11 @@ def conv_transpose(
     x, W = _tensor(x, 4), _weights("W", W, x, 4)
     B = None if B is None else _weights("B", B, x, 1)
     stride, dilate, (top, left, bottom, right) = pair("strides", strides), pair("dilations", dilations), pads
-    if auto_pad != "NOTSET" or output_shape is not None or any(output_padding) or (top, left) != (bottom, right):
-        raise UntraceableError("only equal pads on both sides are supported, without auto_pad, output_padding and output_shape")
+    if auto_pad != "NOTSET" or output_shape is not None or (top, left) != (bottom, right):
+        raise UntraceableError("only equal pads on both sides are supported, without auto_pad and output_shape")
+    down, right_hand = output_padding
+    if not (0 <= down < stride[0] and 0 <= right_hand < stride[1]):
+        raise UntraceableError(f"output_padding {tuple(output_padding)} must be below the strides {stride}")
     if kernel_shape is not None and tuple(kernel_shape) != W.shape[2:]:
         raise UntraceableError(f"kernel_shape is {tuple(kernel_shape)}, its weights have shape {W.shape}")
     if min(*stride, *dilate, *W.shape, group) < 1 or min(top, left) < 0:
@@ -215,12 +246,13 @@ def conv_transpose(
     if x.shape[1] != W.shape[0] or W.shape[0] % group or (B is not None and B.shape != (filters,)):
         raise UntraceableError(f"weights {W.shape} in {group} groups don't fit an input of shape {x.shape}")
     sizes: list[Size] = []
-    for size, taps, step, gap, pad in zip(x.shape[2:], W.shape[2:], stride, dilate, (top, left), strict=True):
-        grown = size if isinstance(size, str) else step * (size - 1) + gap * (taps - 1) + 1 - 2 * pad
+    extra = down, right_hand
+    for size, taps, step, gap, pad, more in zip(x.shape[2:], W.shape[2:], stride, dilate, (top, left), extra, strict=True):
+        grown = size if isinstance(size, str) else step * (size - 1) + gap * (taps - 1) + 1 - 2 * pad + more
         if isinstance(grown, int) and grown < 1:
             raise UntraceableError(f"pads {tuple(pads)} leave nothing of an input of shape {x.shape}")
         sizes.append(f"{grown} of {x.name}" if isinstance(grown, str) else grown)
-    node = nodes.transposed_convolution(W, B, stride, (top, left), dilate, group)
+    node = nodes.transposed_convolution(W, B, stride, (top, left), dilate, group, extra)
     return Converted(node, [x], (BATCH, filters, *sizes))
 
 
@@ -245,15 +277,21 @@ def gemm(
 
 
 def matmul(file: Setting, A: Any, B: Any) -> Converted:
-    """Fully connected layer without a bias."""
-    x = _tensor(A, 2)
-    return _linear(x, _weights("B", B, x, 2).T, None)
+    """Fully connected layer without a bias, on the last axis; or the product of two tensors' matrices."""
+    x = _tensor(A)
+    if not isinstance(B, Tensor):
+        return _linear(x, _weights("B", B, x, 2).T, None)
+    y = _tensor(B)
+    if len(x.shape) != len(y.shape) or len(x.shape) < 3 or not _differ_nowhere(x.shape[-1:], y.shape[-2:-1]):
+        raise UntraceableError(f"it multiplies matrices of shapes {x.shape} and {y.shape}")
+    before = _broadcast(x._replace(shape=x.shape[:-2]), y._replace(shape=y.shape[:-2]))
+    return Converted(tn.MatrixMultiply(), [x, y], (*before, x.shape[-2], y.shape[-1]))
 
 
 def _linear(x: Tensor, W: np.ndarray, b: np.ndarray | None) -> Converted:
-    if x.shape[1] != W.shape[1]:
+    if len(x.shape) < 2 or x.shape[-1] != W.shape[1]:
         raise UntraceableError(f"weights for {W.shape[1]} numbers don't fit an input of shape {x.shape}")
-    return Converted(nodes.linear(W, b), [x], (BATCH, W.shape[0]))
+    return Converted(nodes.linear(W, b, len(x.shape)), [x], (*x.shape[:-1], W.shape[0]))
 
 
 def batch_normalization(
@@ -278,6 +316,54 @@ def batch_normalization(
     return Converted(nodes.batch_normalization(gamma, beta, average, variance, epsilon), [x], x.shape)
 
 
+def layer_normalization(
+    file: Setting, x: Any, Scale: Any, B: Any = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+) -> Converted:
+    """Layer normalization over the axes from one on."""
+    return _layer_normalization(file, x, Scale, B, axis, epsilon, centred=True)
+
+
+def rms_normalization(
+    file: Setting, x: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+) -> Converted:
+    """Root mean square normalization over the axes from one on."""
+    return _layer_normalization(file, x, scale, None, axis, epsilon, centred=False)
+
+
+def _layer_normalization(file: Setting, x: Any, scale: Any, B: Any, axis: int, epsilon: float, centred: bool) -> Converted:
+    x = _tensor(x)
+    first = _axis(axis, x)
+    gamma = _weights("scale", scale, x)
+    beta = None if B is None else _weights("B", B, x)
+    if first == 0 or file.outputs > 1 or any(array is not None and array.shape != x.shape[first:] for array in (gamma, beta)):
+        raise UntraceableError(f"scale and shift must have the shape of the axes from {axis} on, behind the batch, of {x.shape}")
+    node = nodes.layer_normalization(gamma, beta, epsilon, len(x.shape) - first, centred)
+    return Converted(node, [x], x.shape)
+
+
+def instance_normalization(file: Setting, x: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Converted:
+    """Instance normalization."""
+    x = _tensor(x, 4)
+    return group_normalization(file, x, scale, B, epsilon=epsilon, num_groups=x.shape[1] if isinstance(x.shape[1], int) else 0)
+
+
+def group_normalization(
+    file: Setting, x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+) -> Converted:
+    """Group normalization; weights are one a group before version 21, and one a channel since."""
+    x = _tensor(x, 4)
+    channels = x.shape[1]
+    if not isinstance(channels, int) or num_groups < 1 or channels % num_groups:
+        raise UntraceableError(f"{channels} channels don't fall into {num_groups} groups")
+    arrays = [_weights(name, array, x, 1) for name, array in (("scale", scale), ("bias", bias))]
+    if all(array.shape == (num_groups,) != (channels,) for array in arrays) and file.opset < 21:
+        arrays = [array.repeat(channels // num_groups) for array in arrays]
+    if any(array.shape != (channels,) for array in arrays):
+        raise UntraceableError(f"scale and bias must hold one number a channel, got shapes {[array.shape for array in arrays]}")
+    gamma, beta = arrays
+    return Converted(nodes.group_normalization(gamma, beta, num_groups, epsilon), [x], x.shape)
+
+
 def _elementwise(make: Callable[..., tn.TraceableNode]) -> Callable[..., Converted]:
     """The converter of an operator on each element, whose attributes are those of the node."""
 
@@ -297,16 +383,12 @@ def prelu(file: Setting, x: Any, slope: Any) -> Converted:
 
 
 def clip(file: Setting, x: Any, lowest: Any = None, highest: Any = None, *, min: Any = None, max: Any = None) -> Converted:
-    """ReLU and clipped ReLU; bounds are attributes before version 11, and inputs since."""
+    """ReLU, clipped ReLU, and values between other bounds; these are attributes before version 11, and inputs since."""
     x = _tensor(x)
     low, high = (_number("min", lowest, min), _number("max", highest, max))
     low = -math.inf if low is None or low < -UNBOUNDED else low
     high = math.inf if high is None or high > UNBOUNDED else high
-    if low == -math.inf and high == math.inf:
-        return Converted(tn.TraceableIdentity(), [x], x.shape)
-    if low != 0 or not high > 0:
-        raise UntraceableError(f"it clips to {low}..{high}; only the lower end 0 is supported")
-    return Converted(tn.TraceableReLU() if high == math.inf else tn.TraceableClippedReLU(high), [x], x.shape)
+    return Converted(nodes.clip(low, high), [x], x.shape)
 
 
 def _number(name: str, value: Any, attribute: Any = None) -> float | None:
@@ -319,12 +401,12 @@ def _number(name: str, value: Any, attribute: Any = None) -> float | None:
 
 
 def softmax(file: Setting, x: Any, *, axis: int | None = None) -> Converted:
-    """Softmax along the channels."""
+    """Softmax along an axis."""
     return _softmax(file, x, axis, logarithm=False)
 
 
 def log_softmax(file: Setting, x: Any, *, axis: int | None = None) -> Converted:
-    """Logarithm of the softmax along the channels."""
+    """Logarithm of the softmax along an axis."""
     return _softmax(file, x, axis, logarithm=True)
 
 
@@ -332,9 +414,9 @@ def _softmax(file: Setting, x: Any, axis: int | None, logarithm: bool) -> Conver
     x = _tensor(x)
     # Before version 13 all axes from this one on were taken together, the first by default; since, it's one, the last by default.
     chosen = _axis((1 if file.opset < 13 else -1) if axis is None else axis, x)
-    if chosen != 1 or (file.opset < 13 and any(size != 1 for size in x.shape[2:])):
-        raise UntraceableError(f"it goes along axis {axis} of shape {x.shape}; only the channels' axis is supported")
-    return Converted(tn.TraceableSoftmax(logarithm), [x], x.shape)
+    if chosen == 0 or (file.opset < 13 and any(size != 1 for size in x.shape[chosen + 1 :])):
+        raise UntraceableError(f"it goes along axis {axis} of shape {x.shape}; only one axis of a sample is supported")
+    return Converted(tn.TraceableSoftmax(logarithm, chosen), [x], x.shape)
 
 
 def max_pool(
@@ -389,17 +471,28 @@ def global_max_pool(file: Setting, x: Any) -> Converted:
     return Converted(tn.TraceableAdaptiveMaxPooling2D(1), [_tensor(x, 4)], (*x.shape[:2], 1, 1))
 
 
-def reduce_mean(
-    file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Converted:
-    """Average of each map; the axes are an attribute before version 18, and an input since."""
-    x = _tensor(x, 4)
-    chosen = axes if axes_input is None else _integers("axes", axes_input)
-    if chosen is None or sorted(_axis(axis, x) for axis in chosen) != [2, 3]:
-        raise UntraceableError(f"it averages over axes {chosen}; only rows and columns, (2, 3), are supported")
-    if keepdims:
-        return global_average_pool(file, x)
-    return Converted(tn.TraceableGlobalAveragePooling2D(), [x], x.shape[:2])
+def _reduction(make: Callable[..., tn.TraceableNode]) -> Callable[..., Converted]:
+    """The converter of a reduction; its axes are an attribute in older versions, and an input since."""
+
+    def convert(
+        file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> Converted:
+        x = _tensor(x)
+        chosen = axes if axes_input is None else _integers("axes", axes_input)
+        places = sorted({_axis(axis, x) for axis in chosen or [0]})
+        if 0 in places:
+            raise UntraceableError(f"it goes over axes {chosen} of shape {x.shape}; the batch must stay")
+        shape = (1 if axis in places else size for axis, size in enumerate(x.shape))
+        kept = tuple(size for axis, size in enumerate(shape) if keepdims or axis not in places)
+        return Converted(make(places, bool(keepdims)), [x], kept)
+
+    return convert
+
+
+def _mean(axes: Sequence[int], keepdims: bool) -> tn.TraceableNode:
+    if tuple(axes) != (2, 3):
+        return tn.TraceableMean(axes, keepdims)
+    return tn.TraceableAdaptiveAveragePooling2D(1) if keepdims else tn.TraceableGlobalAveragePooling2D()
 
 
 def lrn(file: Setting, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Converted:
@@ -418,13 +511,20 @@ def dropout(
 
 
 def concat(file: Setting, *inputs: Any, axis: int) -> Converted:
-    """Concatenation along the channels."""
+    """Concatenation along an axis."""
     tensors = [_tensor(x) for x in inputs]
-    first = tensors[0].shape
-    alike = all(len(x.shape) == len(first) and _differ_nowhere(x.shape[2:], first[2:]) for x in tensors)
-    if _axis(axis, tensors[0]) != 1 or not alike or not all(isinstance(x.shape[1], int) for x in tensors):
-        raise UntraceableError(f"it joins shapes {[x.shape for x in tensors]} along axis {axis}; only channels can be joined")
-    return Converted(tn.Concatenate(), tensors, (BATCH, sum(int(x.shape[1]) for x in tensors), *first[2:]))
+    first, place = tensors[0].shape, _axis(axis, tensors[0])
+
+    def others(x: Tensor) -> tuple[Size, ...]:
+        return x.shape[:place] + x.shape[place + 1 :]
+
+    alike = all(len(x.shape) == len(first) and _differ_nowhere(others(x), others(tensors[0])) for x in tensors)
+    if place == 0 or not alike:
+        raise UntraceableError(f"it joins shapes {[x.shape for x in tensors]} along axis {axis}, which don't fit, or the batch")
+    sizes = [x.shape[place] for x in tensors]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    joined = sum(numbers) if len(numbers) == len(sizes) else f"sum of {', '.join(x.name for x in tensors)}"
+    return Converted(tn.Concatenate(place), tensors, (*first[:place], joined, *first[place + 1 :]))
 
 
 def _differ_nowhere(shape: Sequence[Size], other: Sequence[Size]) -> bool:
@@ -453,9 +553,9 @@ def summed(file: Setting, *inputs: Any) -> Converted:
 
 
 def sub(file: Setting, x: Any, y: Any) -> Converted:
-    """Difference of a tensor and a constant."""
+    """Difference of two tensors, or of a tensor and a constant."""
     if isinstance(x, Tensor) and isinstance(y, Tensor):
-        raise UntraceableError("only constants can be subtracted, or subtracted from")
+        return Converted(tn.Subtract(), [_tensor(x), _tensor(y)], _broadcast(x, y))
     if isinstance(x, Tensor):
         return _affine(x, 1.0, file.calculate(operator.neg, _constant(y, x)))
     return _affine(y, -1.0, _constant(x, y))
@@ -470,10 +570,22 @@ def mul(file: Setting, x: Any, y: Any) -> Converted:
 
 
 def div(file: Setting, x: Any, y: Any) -> Converted:
-    """Quotient of a tensor and a constant."""
-    if not isinstance(x, Tensor) or isinstance(y, Tensor):
-        raise UntraceableError("only a constant can divide")
+    """Quotient of two tensors, or of a tensor and a constant, or one over a tensor."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return Converted(tn.Divide(), [_tensor(x), _tensor(y)], _broadcast(x, y))
+    if isinstance(y, Tensor):
+        if _constant(x, y) != 1:
+            raise UntraceableError("of constants, only the number 1 can be divided by a tensor")
+        return Converted(tn.TraceablePower(-1), [_tensor(y)], y.shape)
     return _affine(x, file.calculate(lambda divisor: 1 / divisor, _constant(y, x)), 0.0)
+
+
+def power(file: Setting, x: Any, exponent: Any) -> Converted:
+    """A fixed power."""
+    x, number = _tensor(x), _number("the exponent", exponent)
+    if number is None:
+        raise UntraceableError("it has no exponent")
+    return Converted(tn.TraceablePower(number), [x], x.shape)
 
 
 def neg(file: Setting, x: Any) -> Converted:
@@ -603,6 +715,8 @@ _REPEATING = {
     ("half_pixel", "round_prefer_ceil"),
     ("pytorch_half_pixel", "round_prefer_floor"),
 }
+#: Ways that coordinates go together.
+_COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 
 
 def resize(
@@ -619,34 +733,80 @@ def resize(
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
     antialias: int = 0,
+    axes: Any = None,
+    keep_aspect_ratio_policy: str = "stretch",
 ) -> Converted:
-    """Maps made larger by whole factors, each pixel repeated; Resize of version 10 has no ``roi``."""
+    """Maps in another size; Resize of version 10 has no ``roi``."""
     if file.opset < 11:
         scales, coordinate_transformation_mode, nearest_mode = roi, "asymmetric", "floor"
     x = _tensor(x, 4)
     way = coordinate_transformation_mode, nearest_mode
-    if mode != "nearest" or way not in _REPEATING or antialias:
-        raise UntraceableError(f"it resizes by {mode}, {', '.join(way)}; only whole factors of the nearest pixel are supported")
+    plain = not antialias and not (exclude_outside and mode == "cubic") and keep_aspect_ratio_policy == "stretch"
+    if mode not in ("nearest", "linear", "cubic") or way[0] not in _COORDINATES or axes is not None or not plain:
+        raise UntraceableError(f"it resizes by {mode}, {', '.join(way)}, or with antialiasing or axes, which isn't supported")
+    outsize: Pair | None = None
     if sizes is not None:
-        known = zip(sizes if isinstance(sizes, list) else _integers("sizes", sizes), x.shape, strict=True)
-        factors = [1 if new == old else new / old if isinstance(new, int) and isinstance(old, int) else 0 for new, old in known]
-        factors[0] = 1
+        known = sizes if isinstance(sizes, list) else _integers("sizes", sizes)
+        if len(known) != 4 or known[1] != x.shape[1] or not all(isinstance(size, int) for size in (*known[2:], *x.shape[2:])):
+            raise UntraceableError(f"it makes {known} of shape {x.shape}; only rows and columns can change, which must be known")
+        outsize = int(known[2]), int(known[3])
+        factor = outsize[0] / int(x.shape[2]), outsize[1] / int(x.shape[3])
     else:
         if not isinstance(scales, np.ndarray) or scales.dtype.kind != "f" or scales.shape != (4,):
             raise UntraceableError("its scales must be constants, one for each of four axes")
-        factors = [float(scale) for scale in scales]
-    if factors[:2] != [1, 1] or not all(factor >= 1 and float(factor).is_integer() for factor in factors):
-        raise UntraceableError(f"it enlarges by {factors}; only whole factors of rows and columns are supported")
-    factor = int(factors[2]), int(factors[3])
-    grown = [f"{size} of {x.name}" if isinstance(size, str) else size * by for size, by in zip(x.shape[2:], factor, strict=True)]
-    return Converted(tn.TraceableUpsampling2D(factor), [x], (*x.shape[:2], *grown))
+        if scales[0] != 1 or scales[1] != 1 or not scales.min() > 0 or not np.isfinite(scales).all():
+            raise UntraceableError(f"it enlarges by {scales.tolist()}; only rows and columns can change")
+        factor = _unrounded(scales[2]), _unrounded(scales[3])
+    if mode == "nearest" and way in _REPEATING and all(number >= 1 and number.is_integer() for number in factor):
+        node: tn.TraceableNode = tn.TraceableUpsampling2D((int(factor[0]), int(factor[1])))
+    else:
+        size = {"outsize": outsize} if outsize else {"factor": factor}
+        node = tn.TraceableResize2D(**size, mode=mode, coordinates=way[0], rounding=way[1], cubic=cubic_coeff_a)
+    grown = outsize or (
+        f"{size} of {x.name}" if isinstance(size, str) else math.floor(size * by)
+        for size, by in zip(x.shape[2:], factor, strict=True)
+    )
+    return Converted(node, [x], (*x.shape[:2], *grown))
+
+
+def _unrounded(scale: Any) -> float:
+    """The simple fraction, such as 7/10, that a scale in float32 was rounded from, if there is one; sizes times it are exact."""
+    fraction = Fraction(float(scale)).limit_denominator(1 << 10)
+    return float(fraction) if np.float32(fraction) == scale else float(scale)
+
+
+def upsample(file: Setting, x: Any, scales: Any, *, mode: str = "nearest") -> Converted:
+    """Resize of version 9."""
+    return resize(file._replace(opset=10), x, scales, mode=mode)
+
+
+def depth_to_space(file: Setting, x: Any, *, blocksize: int, mode: str = "DCR") -> Converted:
+    """Channels to pixels."""
+    x = _tensor(x, 4)
+    channels = x.shape[1]
+    if blocksize < 1 or mode not in ("DCR", "CRD") or not isinstance(channels, int) or channels % blocksize**2:
+        raise UntraceableError(f"it makes blocks of {blocksize}x{blocksize} of {channels} channels, in mode {mode!r}")
+    grown = [f"{size} of {x.name}" if isinstance(size, str) else size * blocksize for size in x.shape[2:]]
+    node = tn.TraceablePixelShuffle(blocksize, depth_first=mode == "DCR")
+    return Converted(node, [x], (BATCH, channels // blocksize**2, *grown))
+
+
+def space_to_depth(file: Setting, x: Any, *, blocksize: int) -> Converted:
+    """Pixels to channels."""
+    x = _tensor(x, 4)
+    sizes = [size for size in x.shape[2:] if isinstance(size, int)]
+    if blocksize < 1 or not isinstance(x.shape[1], int) or any(size % blocksize for size in sizes):
+        raise UntraceableError(f"it makes channels of blocks of {blocksize}x{blocksize} of shape {x.shape}")
+    shrunk = [f"{size} of {x.name}" if isinstance(size, str) else size // blocksize for size in x.shape[2:]]
+    node = tn.TraceablePixelShuffle(blocksize, inverse=True, depth_first=True)
+    return Converted(node, [x], (BATCH, x.shape[1] * blocksize**2, *shrunk))
 
 
 def gelu(file: Setting, x: Any, *, approximate: str = "none") -> Converted:
     """GELU."""
-    if approximate != "none":
+    if approximate not in ("none", "tanh"):
         raise UntraceableError(f"its approximation {approximate!r} isn't supported")
-    return Converted(tn.TraceableGELU(), [_tensor(x)], x.shape)
+    return Converted(tn.TraceableGELU() if approximate == "none" else tn.TraceableTanhGELU(), [_tensor(x)], x.shape)
 
 
 def pad(
@@ -660,17 +820,21 @@ def pad(
     pads: Sequence[int] | None = None,
     value: float = 0.0,
 ) -> Converted:
-    """A border of one number; how wide, is an attribute before version 11, and an input since."""
+    """A border; how wide, is an attribute before version 11, and an input since."""
     x = _tensor(x, 4)
     widths = list(pads or []) if pads_input is None else _integers("pads", pads_input)
     axes = [0, 1, 2, 3] if axes_input is None else [_axis(axis, x) for axis in _integers("axes", axes_input)]
-    if mode != "constant" or len(widths) != 2 * len(axes) or min(widths) < 0:
-        raise UntraceableError(f"it pads {widths} in mode {mode!r}; only constant borders are supported")
+    if mode not in ("constant", "reflect", "edge") or len(widths) != 2 * len(axes) or min(widths) < 0:
+        raise UntraceableError(f"it pads {widths} in mode {mode!r}, which isn't supported")
     sides = dict(zip(axes, zip(widths[: len(axes)], widths[len(axes) :], strict=True), strict=True))
     if any(sides.get(axis, (0, 0)) != (0, 0) for axis in (0, 1)):
         raise UntraceableError("it pads the batch or the channels")
     border = sides.get(2, (0, 0)), sides.get(3, (0, 0))
-    node = tn.TraceablePadding2D(border, _number("value", value_input, value) or 0.0)
+    node: tn.TraceableNode
+    if mode == "constant":
+        node = tn.TraceablePadding2D(border, _number("value", value_input, value) or 0.0)
+    else:
+        node = tn.TraceableMirrorPadding2D(border, mode)
     return Converted(node, [x], (*x.shape[:2], *_outsize(x, (1, 1), (1, 1), border)))
 
 
@@ -695,11 +859,11 @@ def slice_(
     steps = [] if steps_input is None else _integers("steps", steps_input)
     places = [_axis(axis, x) for axis in given[2] or range(len(given[0]))]
     parts, shape = [slice(None)] * (len(x.shape) - 1), list(x.shape)
-    if any(step != 1 for step in steps) or 0 in places:
-        raise UntraceableError("only slices without steps behind a whole batch are supported")
-    for axis, start, stop in zip(places, given[0], given[1], strict=True):
+    if any(step < 1 for step in steps) or 0 in places:
+        raise UntraceableError("only slices with steps above zero behind a whole batch are supported")
+    for axis, start, stop, step in zip(places, given[0], given[1], steps or [1] * len(places), strict=True):
         size = shape[axis]
-        parts[axis - 1] = slice(start, stop if stop < np.iinfo(np.int32).max else None)
+        parts[axis - 1] = slice(start, stop if stop < np.iinfo(np.int32).max else None, step)
         shape[axis] = f"part of {x.name}" if isinstance(size, str) else len(range(size)[parts[axis - 1]])
     return Converted(tn.TraceableSlice(parts), [x], tuple(shape))
 
@@ -707,7 +871,13 @@ def slice_(
 def gather(file: Setting, x: Any, indices: Any, *, axis: int = 0) -> Converted:
     """One place along an axis, which goes, or several in a row."""
     x, places = _tensor(x), _integers("indices", indices)
+    indices = np.array(places) if isinstance(indices, list) else indices
     axis = _axis(axis, x)
+    channels = x.shape[1]
+    if axis == 1 and isinstance(indices, np.ndarray) and indices.ndim == 1 and isinstance(channels, int):
+        if not all(-channels <= place < channels for place in places):
+            raise UntraceableError(f"it takes the places {places} of {channels}")
+        return Converted(tn.TraceableChannels([p % channels for p in places]), [x], (BATCH, len(places), *x.shape[2:]))
     first = places[0] if places else 0
     if axis == 0 or not places or places != list(range(first, first + len(places))) or (first < 0 <= places[-1]):
         raise UntraceableError(f"it takes the places {places} along axis {axis}; only places in a row of a sample are supported")
@@ -723,7 +893,7 @@ def gather(file: Setting, x: Any, indices: Any, *, axis: int = 0) -> Converted:
 
 
 def split(file: Setting, x: Any, sizes_input: Any = None, *, split: Any = None, axis: int = 0, num_outputs: int = 0) -> Any:
-    """Pieces along the channels; their sizes are an attribute before version 13, and an input since.
+    """Pieces along an axis; their sizes are an attribute before version 13, and an input since.
 
     Args:
         file: Where the operator stands.
@@ -737,19 +907,21 @@ def split(file: Setting, x: Any, sizes_input: Any = None, *, split: Any = None, 
         A list, one piece each.
     """
     x = _tensor(x)
-    channels = x.shape[1]
-    if _axis(axis, x) != 1 or isinstance(channels, str) or not file.outputs:
-        raise UntraceableError(f"it splits shape {x.shape} along axis {axis}; only channels can be split")
+    place = _axis(axis, x)
+    whole = x.shape[place]
+    if place == 0 or isinstance(whole, str) or not file.outputs:
+        raise UntraceableError(f"it splits shape {x.shape} along axis {axis}; the batch and open sizes can't be split")
     sizes = split if sizes_input is None else _integers("split", sizes_input)
     if sizes is None:
         # Even pieces, of which the last may be smaller.
-        piece = -(-channels // file.outputs)
-        sizes = [min(piece, channels - i * piece) for i in range(file.outputs)]
-    if len(sizes) != file.outputs or sum(sizes) != channels or min(sizes) < 1:
-        raise UntraceableError(f"pieces {sizes} don't make {channels} channels")
+        piece = -(-whole // file.outputs)
+        sizes = [min(piece, whole - i * piece) for i in range(file.outputs)]
+    if len(sizes) != file.outputs or sum(sizes) != whole or min(sizes) < 1:
+        raise UntraceableError(f"pieces {sizes} don't make {whole}")
     ends = [sum(sizes[: i + 1]) for i in range(file.outputs)]
+    before: list[slice | int] = [slice(None)] * (place - 1)
     return [
-        Converted(tn.TraceableSlice([slice(end - size, end)]), [x], (BATCH, size, *x.shape[2:]))
+        Converted(tn.TraceableSlice([*before, slice(end - size, end)]), [x], (*x.shape[:place], size, *x.shape[place + 1 :]))
         for size, end in zip(sizes, ends, strict=True)
     ]
 
@@ -777,6 +949,7 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "Concat": concat,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DepthToSpace": depth_to_space,
     "Div": div,
     "Dropout": dropout,
     "Elu": _elementwise(tn.TraceableELU),
@@ -787,29 +960,43 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
+    "GroupNormalization": group_normalization,
     "HardSigmoid": _elementwise(lambda alpha=0.2, beta=0.5: tn.TraceableHardSigmoid(alpha, beta)),
     "HardSwish": _elementwise(tn.TraceableHardSwish),
     "Identity": identity,
+    "InstanceNormalization": instance_normalization,
     "LRN": lrn,
+    "LayerNormalization": layer_normalization,
     "LeakyRelu": _elementwise(lambda alpha=0.01: tn.TraceableLeakyReLU(alpha)),
     "LogSoftmax": log_softmax,
     "MatMul": matmul,
     "MaxPool": max_pool,
+    "Mish": _elementwise(tn.TraceableMish),
     "Mul": mul,
     "Neg": neg,
     "PRelu": prelu,
     "Pad": pad,
-    "ReduceMean": reduce_mean,
+    "ReduceL2": _reduction(tn.TraceableNorm),
+    "ReduceMax": _reduction(tn.TraceableMaximum),
+    "ReduceMean": _reduction(_mean),
+    "ReduceSum": _reduction(tn.TraceableSum),
+    "Pow": power,
+    "RMSNormalization": rms_normalization,
+    "Reciprocal": _elementwise(lambda: tn.TraceablePower(-1)),
     "Relu": _elementwise(tn.TraceableReLU),
     "Reshape": reshape,
     "Resize": resize,
     "Sigmoid": _elementwise(tn.TraceableSigmoid),
     "Slice": slice_,
     "Softmax": softmax,
+    "Softplus": _elementwise(tn.TraceableSoftplus),
+    "SpaceToDepth": space_to_depth,
+    "Sqrt": _elementwise(lambda: tn.TraceablePower(0.5)),
     "Squeeze": squeeze,
     "Sub": sub,
     "Sum": summed,
     "Tanh": _elementwise(tn.TraceableTanh),
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
+    "Upsample": upsample,
 }

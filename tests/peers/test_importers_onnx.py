@@ -162,6 +162,37 @@ OPERATORS = {
     "unsqueeze": ("Unsqueeze", "", {"axes": [2, 4]}, {}, [11]),
     "unsqueeze by input": ("Unsqueeze", "a", {}, {"a": int64(-1)}, [13]),
     "identity": ("Identity", "", {}, {}, [9]),
+    "transposed convolution with more behind": (
+        "ConvTranspose",
+        "V",
+        {"strides": [2, 3], "pads": [1, 0, 1, 0], "output_padding": [1, 2]},
+        {"V": weights(4, 3, 3, 2)},
+        [11],
+    ),
+    "layer normalization": ("LayerNormalization", "g b", {"epsilon": 0.1}, {"g": weights(10), "b": weights(10)}, [17]),
+    "layer normalization of maps": ("LayerNormalization", "g", {"axis": 2}, {"g": weights(9, 10)}, [17]),
+    "instance normalization": ("InstanceNormalization", "g b", {"epsilon": 0.1}, {"g": weights(4), "b": weights(4)}, [9]),
+    "group normalization": ("GroupNormalization", "g b", {"num_groups": 2}, {"g": weights(4), "b": weights(4)}, [21]),
+    "root mean square normalization": ("RMSNormalization", "g", {"axis": -1}, {"g": weights(10)}, [23]),
+    "mish": ("Mish", "", {}, {}, [18]),
+    "softplus": ("Softplus", "", {}, {}, [9]),
+    "tanh gelu": ("Gelu", "", {"approximate": "tanh"}, {}, [20]),
+    "square": ("Pow", "two", {}, {"two": np.float32(2)}, [13]),
+    "square by an integer": ("Pow", "two", {}, {"two": np.array(2)}, [13]),
+    "clip on both sides": ("Clip", "low high", {}, {"low": np.float32(-1), "high": np.float32(1)}, [11]),
+    "softmax along rows": ("Softmax", "", {"axis": 2}, {}, [13]),
+    "mean of channels": ("ReduceMean", "axes", {"keepdims": 0}, {"axes": int64(1)}, [18]),
+    "sum": ("ReduceSum", "axes", {}, {"axes": int64(1, 3)}, [13]),
+    "maximum": ("ReduceMax", "", {"axes": [1], "keepdims": 1}, {}, [13]),
+    "norm": ("ReduceL2", "", {"axes": [2, 3]}, {}, [13]),
+    "concatenation along rows": ("Concat", "x", {"axis": 2}, {}, [13]),
+    "linear by place": ("MatMul", "W", {}, {"W": weights(10, 3)}, [13]),
+    "mirrored border": ("Pad", "p", {"mode": "reflect"}, {"p": int64(0, 0, 1, 2, 0, 0, 3, 0)}, [13]),
+    "border repeated": ("Pad", "p", {"mode": "edge"}, {"p": int64(0, 0, 1, 2, 0, 0, 3, 0)}, [13]),
+    "every second": ("Slice", "s e a t", {}, {"s": int64(1, 0), "e": int64(9, 99), "a": int64(2, 3), "t": int64(2, 3)}, [10]),
+    "channels in another order": ("Gather", "i", {"axis": 1}, {"i": int64(2, 0, -1)}, [13]),
+    "depth to space": ("DepthToSpace", "", {"blocksize": 2, "mode": "CRD"}, {}, [11]),
+    "depth to space, depth first": ("DepthToSpace", "", {"blocksize": 2}, {}, [13]),
     "cast": ("Cast", "", {"to": TensorProto.FLOAT}, {}, [9]),
 }
 
@@ -184,6 +215,97 @@ def test_pooling_up_to_the_end(kind, pads, size, tmp_path):
     for ksize, stride in ((2, 2), (3, 2), (2, 3), (3, 3)):
         attributes = {"kernel_shape": [ksize] * 2, "strides": [stride] * 2, "pads": pads, "ceil_mode": 1}
         assert_equal(saved(model([(kind, "x", "y", attributes)], {}, ("n", 2, *size)), tmp_path), weights(2, 2, *size))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"mode": mode, "coordinate_transformation_mode": place, **more}
+        for mode, more in (
+            ("linear", {}),
+            ("cubic", {"cubic_coeff_a": -0.5}),
+            ("nearest", {"nearest_mode": "floor"}),
+            ("nearest", {"nearest_mode": "ceil"}),
+            ("nearest", {"nearest_mode": "round_prefer_floor"}),
+            ("nearest", {"nearest_mode": "round_prefer_ceil"}),
+        )
+        for place in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+    ],
+    ids=lambda attributes: "-".join(map(str, attributes.values())),
+)
+def test_resizing(attributes, tmp_path):
+    none = np.zeros(0, np.float32)
+    for constants, inputs in (
+        ({"r": none, "s": np.array([1, 1, 1.6, 0.7], np.float32)}, "x r s"),
+        ({"r": none, "s": int64(2, 4, 5, 17)}, "x r r s"),
+    ):
+        path = saved(model([("Resize", inputs, "y", attributes)], constants, ("n", 4, 9, 10)), tmp_path)
+        assert_equal(path, weights(2, 4, 9, 10))
+
+
+def test_upsampling_of_the_oldest_operators(tmp_path):
+    scales = {"s": np.array([1, 1, 2, 1.5], np.float32)}
+    for mode in ("nearest", "linear"):
+        assert_equal(saved(model([("Upsample", "x s", "y", {"mode": mode})], scales, opset=9), tmp_path), weights(2, 4, 9, 10))
+
+
+def test_space_to_depth(tmp_path):
+    path = saved(model([("SpaceToDepth", "x", "y", {"blocksize": 2})], {}, ("n", 4, 8, 10)), tmp_path)
+    assert_equal(path, weights(2, 4, 8, 10))
+
+
+def test_layer_normalization_of_parts_and_attention(tmp_path):
+    """Files before version 17 have no layer normalization, and none has attention as PyTorch writes it."""
+    nodes = [
+        ("Reshape", "x tokens", "t", {}),
+        ("ReduceMean", "t", "mean", {"axes": [-1]}),
+        ("Sub", "t mean", "d", {}),
+        ("Pow", "d two", "d2", {}),
+        ("ReduceMean", "d2", "var", {"axes": [-1]}),
+        ("Add", "var eps", "more", {}),
+        ("Sqrt", "more", "deviation", {}),
+        ("Div", "d deviation", "n", {}),
+        ("MatMul", "n W", "q", {}),
+        ("Transpose", "n", "k", {"perm": [0, 2, 1]}),
+        ("MatMul", "q k", "scores", {}),
+        ("Softmax", "scores", "a", {"axis": -1}),
+        ("MatMul", "a n", "v", {}),
+        ("Split", "v", "left right", {"axis": 2}),
+        ("Reciprocal", "deviation", "r", {}),
+        ("Mul", "left r", "l2", {}),
+        ("Sub", "l2 right", "y", {}),
+    ]
+    constants = {"tokens": int64(0, 4, 90), "two": np.float32(2), "eps": np.float32(0.01), "W": weights(90, 90, scale=0.1)}
+    assert_equal(saved(model(nodes, constants), tmp_path), weights(2, 4, 9, 10))
+
+
+def test_convolution_along_one_axis(tmp_path):
+    nodes = [
+        ("GlobalAveragePool", "x", "p", {}),
+        ("Squeeze", "p last", "s", {}),
+        ("Transpose", "s", "t", {"perm": [0, 2, 1]}),
+        ("Conv", "t W", "c", {"pads": [1, 1]}),
+        ("Transpose", "c", "b", {"perm": [0, 2, 1]}),
+        ("Unsqueeze", "b last", "u", {}),
+        ("Sigmoid", "u", "gate", {}),
+        ("Mul", "x gate", "y", {}),
+    ]
+    assert_equal(saved(model(nodes, {"last": int64(3), "W": weights(1, 1, 3)}), tmp_path), weights(2, 4, 9, 10))
+
+
+def test_places_that_the_file_calculates(tmp_path):
+    nodes = [
+        ("Shape", "x", "shape", {}),
+        ("Gather", "shape one", "c", {"axis": 0}),
+        ("Range", "zero c two", "even", {}),
+        ("Gather", "x even", "y", {"axis": 1}),
+    ]
+    constants = {"zero": np.array(0), "one": np.array(1), "two": np.array(2)}
+    chain = assert_equal(saved(model(nodes, constants), tmp_path), weights(2, 4, 9, 10))
+    assert chain(weights(1, 4, 9, 10)).shape == (1, 2, 9, 10)
+    nodes = [("Range", "zero n one", "r", {}), ("Gather", "x r", "y", {"axis": 1})]
+    with pytest.raises(ValueError, match="it makes 1000000000000 numbers"):
+        from_onnx(saved(model(nodes, constants | {"n": int64(10**12)}), tmp_path))
 
 
 GEMMS = {
@@ -396,12 +518,22 @@ UNSUPPORTED = {
     "pad must be at least 0": [("Conv", "x W", "y", {"pads": [-1, 0, 0, 0]})],
     "LRN 'n0': its window of 4 channels": [("LRN", "x", "y", {"size": 4})],
     "Transpose 'n0': it puts the axes": [("Transpose", "x", "y", {"perm": [1, 0, 2, 3]})],
-    "Softmax 'n0': it goes along axis 2": [("Softmax", "x", "y", {"axis": 2})],
-    "Concat 'n0': it joins": [("Concat", "x x", "y", {"axis": 2})],
+    "Softmax 'n0': it goes along axis 0": [("Softmax", "x", "y", {"axis": 0})],
+    "Concat 'n0': it joins": [("Concat", "x x", "y", {"axis": 0})],
+    "the batch must stay": [("ReduceSum", "x", "y", {})],
+    "don't fall into 3 groups": [("GroupNormalization", "x B B", "y", {"num_groups": 3})],
+    "scale and bias must hold one number a channel": [("InstanceNormalization", "x B B", "y", {})],
+    "scale and shift must have the shape": [("LayerNormalization", "x B", "y", {})],
+    "the exponent must be one constant number": [("Pow", "x B", "y", {})],
+    "it makes blocks of 3x3": [("DepthToSpace", "x", "y", {"blocksize": 3})],
+    "it makes channels of blocks": [("SpaceToDepth", "x", "y", {"blocksize": 0})],
+    "it resizes by area": [("Resize", "x one one", "y", {"mode": "area"})],
+    "only rows and columns can change": [("Resize", "x S S", "y", {"mode": "linear"})],
+    "output_padding (3, 0) must be below the strides": [("ConvTranspose", "x V", "y", {"output_padding": [3, 0]})],
+    "it takes the places [9] of 4": [("Gather", "x nine", "y", {"axis": 1})],
     "axis 7 isn't one": [("Concat", "x x", "y", {"axis": 7})],
-    "only constants can be subtracted": [("Sub", "x x", "y", {})],
-    "only a constant can divide": [("Div", "x x", "y", {})],
-    "it clips to -1.0..1.0": [("Clip", "x minus one", "y", {})],
+    "only the number 1 can be divided": [("Div", "minus x", "y", {})],
+    "it clips to 1.0..-1.0": [("Clip", "x one minus", "y", {})],
     "it works on a constant or a transposed matrix": [
         ("Flatten", "x", "f", {}),
         ("Transpose", "f", "t", {}),
@@ -414,7 +546,8 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("message", UNSUPPORTED)
 def test_what_is_not_supported_is_named(message, tmp_path):
-    constants = {**CONV, "one": np.float32(1), "minus": np.float32(-1), "M": weights(360, 3)}
+    constants = {**CONV, "one": np.float32(1), "minus": np.float32(-1), "M": weights(360, 3), "V": weights(4, 2, 3, 3)}
+    constants |= {"S": np.array([1, 2, 1, 1], np.float32), "nine": int64(9)}
     network = model(UNSUPPORTED[message], constants)
     for number, node in enumerate(network.graph.node):
         node.name = f"n{number}"
