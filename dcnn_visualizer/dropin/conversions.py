@@ -27,7 +27,7 @@ from dcnn_visualizer.dropin.hooks import numbers_of
 from dcnn_visualizer.fingerprint import fingerprint
 from dcnn_visualizer.graph import Step
 from dcnn_visualizer.importers.nodes import UntraceableError
-from dcnn_visualizer.importers.torch import trace_module
+from dcnn_visualizer.importers.torch import PICTURES, trace_module
 from dcnn_visualizer.importers.torch_operators import array_of
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.traceable_graph import TraceableGraph
@@ -349,35 +349,23 @@ def _convert(module: nn.Module, x: Tensor) -> Conversion | str:
     hooked = next((part for part in module.modules() if _has_hooks(part)), None)
     if hooked is not None or _has_any_global_hook():
         return f"{type(module if hooked is None else hooked).__name__} has hooks, which may do anything"
+    x = x[:PICTURES]
+    differentiable = not any(tensor.is_inference() for tensor in _look_at(module, frozenset())[1])
+    output, largest = _run(module, x, differentiable)
+    training = any(part.training for part in module.modules())
     try:
-        chain, modules, stop, reread = trace_module(module, x)
+        chain, modules, stop, reread = trace_module(module, x, None if training else output)
     except UntraceableError as error:
         return str(error).partition("\n")[0]
-    if any(part.training for part in module.modules()) and not _gives_outputs_of(module, chain, x):
+    if training and not _gives_outputs_of(module, chain, x):
         return f"{type(module).__name__} gives other outputs in training mode"
     relus = frozenset(path for path, name in modules.items() if isinstance(module.get_submodule(name), nn.ReLU))
-    differentiable = not any(tensor.is_inference() for tensor in _look_at(module, frozenset())[1])
     if differentiable and stop is None:
-        stop = _own_backward(module, x[:1])
-    reorders, largest = _run_reordered(module, x) if x.device.type == "cpu" else (False, 0)
+        stop = _own_backward(output)
+    reorders = x.device.type == "cpu" and _reorders(module, x, output)
     # Captum's hooks let a ReLU in place work on a clone, so that what it took stays what it was.
     rectified = any(isinstance(module.get_submodule(name), nn.ReLU) for name in reread)
     return Conversion(chain, modules, relus, differentiable, reorders, largest, stop, rectified)
-
-
-def _own_backward(module: nn.Module, x: Tensor) -> str | None:
-    """Name of a ``torch.autograd.Function`` on the way; one that returns what it takes leaves no trace in a chain."""
-    with torch.enable_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-        node = module(x.clone().requires_grad_().clone()).grad_fn
-    met, ahead = {node}, [node]
-    while ahead:
-        node = ahead.pop()
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return str(type(node).__name__.removesuffix("Backward"))
-        further = {source for source, _ in node.next_functions if source is not None} - met if node is not None else set()
-        met |= further
-        ahead += further
-    return None
 
 
 class _Sizes(TorchDispatchMode):
@@ -398,16 +386,34 @@ class _Sizes(TorchDispatchMode):
         return result
 
 
-def _run_reordered(module: nn.Module, x: Tensor) -> tuple[bool, int]:
-    """Whether pictures with their channels together give the same, which ``view`` refuses; and bytes of the largest tensor."""
+def _run(module: nn.Module, x: Tensor, differentiable: bool) -> tuple[Any, int]:
+    """What a module gives, with its way back if there is one, and bytes of the largest tensor."""
+    with torch.set_grad_enabled(differentiable), torch.random.fork_rng([x.device] if x.is_cuda else []), _Sizes(len(x)) as sizes:
+        return module(x.clone().requires_grad_(differentiable).clone()), sizes.largest
+
+
+def _own_backward(output: Tensor) -> str | None:
+    """Name of a ``torch.autograd.Function`` on the way; one that returns what it takes leaves no trace in a chain."""
+    node = output.grad_fn
+    met, ahead = {node}, [node]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return str(type(node).__name__.removesuffix("Backward"))
+        further = {source for source, _ in node.next_functions if source is not None} - met if node is not None else set()
+        met |= further
+        ahead += further
+    return None
+
+
+def _reorders(module: nn.Module, x: Tensor, expected: Tensor) -> bool:
+    """Whether pictures with their channels together give the same, which ``view`` refuses."""
     with torch.no_grad(), torch.random.fork_rng([]):
-        with _Sizes(len(x)) as sizes:
-            expected = module(x.clone())
         try:
             output = module(x.clone(memory_format=torch.channels_last))
         except RuntimeError:
-            return False, sizes.largest
-    return bool((output - expected).abs().max() <= TOLERANCE * expected.abs().max()), sizes.largest
+            return False
+        return bool((output - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def _has_hooks(part: nn.Module) -> bool:

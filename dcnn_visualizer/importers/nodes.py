@@ -89,10 +89,10 @@ def batch_normalization(
     gamma: Array | None, beta: Array | None, mean: Array, var: Array, eps: float
 ) -> tn.TraceableBatchNormalization:
     """A batch normalization of arrays (channels,); without ``gamma`` the scale is one, without ``beta`` the shift zero."""
-    node = tn.TraceableBatchNormalization(
-        mean.shape, eps=eps, dtype=mean.dtype, use_gamma=gamma is not None, use_beta=beta is not None
-    )
-    node.to_device(chainer.backend.get_device_from_array(mean))
+    # Without a size, Chainer makes no arrays, which would only be replaced; it then wants axes, and finds them itself without.
+    node = tn.TraceableBatchNormalization(axis=0, eps=eps, dtype=mean.dtype, use_gamma=False, use_beta=False)
+    node.axis = None
+    _placed(node, mean)
     _hold(node, gamma=gamma, beta=beta)
     node.avg_mean, node.avg_var = mean, var
     return node
@@ -166,8 +166,8 @@ def local_response_normalization(n: int, k: float, alpha: float, beta: float) ->
 def _placed(node: _Node, *arrays: Array | None) -> _Node:
     """The node on the device of the arrays that it holds."""
     held = [array for array in arrays if array is not None]
-    if held:
-        node.to_device(chainer.backend.get_device_from_array(*held))
+    if held and (device := chainer.backend.get_device_from_array(*held)) != node.device:
+        node.to_device(device)
     return node
 
 

@@ -28,6 +28,10 @@ from dcnn_visualizer.traceable_graph import TraceableGraph
 TOLERANCE = 1e-2
 
 
+#: Pictures of the example that a module is run on. Of two, the batch's axis can't be taken for one of a single place.
+PICTURES = 2
+
+
 def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
     """Makes a traceable chain of a PyTorch module, with equal outputs at inference and the very same weights.
 
@@ -47,8 +51,8 @@ def from_torch(module: nn.Module, example: torch.Tensor) -> TraceableGraph:
 
     Args:
         module: The module; left as it is, in training mode too.
-        example: Pictures of shape (B, C, H, W) on the module's device, in its dtype, to run it once. Sizes of windows and
-            vectors follow from it where the module doesn't say them.
+        example: Pictures of shape (B, C, H, W) on the module's device, in its dtype, to run it on the first two. Sizes of windows
+            and vectors follow from them where the module doesn't say them.
 
     Returns:
         The chain. It picks the last layer's output.
@@ -80,12 +84,13 @@ class Traced(NamedTuple):
     reread: frozenset[str]
 
 
-def trace_module(module: nn.Module, example: torch.Tensor) -> Traced:
+def trace_module(module: nn.Module, example: torch.Tensor, expected: Any = None) -> Traced:
     """Makes a traceable chain as :func:`from_torch` does, and says where its layers come from.
 
     Args:
         module: The module.
         example: Pictures of shape (B, C, H, W).
+        expected: What the module gives for them at inference, where that's known; None to run it.
 
     Raises:
         TypeError: As :func:`from_torch`.
@@ -101,9 +106,11 @@ def trace_module(module: nn.Module, example: torch.Tensor) -> Traced:
     array_of(example)
     defaults = _defaults(module)
     with torch.no_grad(), _inference(module):
-        expected = module(example.clone())
+        if expected is None:
+            expected = module(example[:PICTURES].clone())
         if not isinstance(expected, torch.Tensor):
             raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
+        example, expected = example[:PICTURES], expected[:PICTURES]
         tracer = _Tracer()
         # Tensors that forward makes become attributes of the module, and are none of its own.
         own = set(vars(module))

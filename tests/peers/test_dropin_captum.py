@@ -790,7 +790,7 @@ def traced(monkeypatch):
     """Modules in the order in which they were traced."""
     modules = []
     trace = conversions.trace_module
-    monkeypatch.setattr(conversions, "trace_module", lambda module, x: modules.append(module) or trace(module, x))
+    monkeypatch.setattr(conversions, "trace_module", lambda *given: modules.append(given[0]) or trace(*given))
     return modules
 
 
