@@ -7,8 +7,9 @@ The classes need torch, and Captum for the peer; the extra ``cpu`` makes ours fa
 ResNet, with random weights, at 96x96 pixels, and VGG16 at 224x224. Both libraries ask the very same module, and each call
 brings a new picture. ``one picture`` asks once; ``8 questions`` asks the same picture for eight targets or neurons, of which our
 forward pass serves all. Both tell of the settled state: conversion comes before, once a module, and so do the turns that our
-engines have before the fastest is taken. ``first 10 pictures`` asks a module that was never seen about one after the other:
-conversion and turns are part of it, but what Numba compiles, once an installation, and loads, once a process, isn't. Captum's
+engines have before the fastest is taken. ``first 10 pictures`` asks a module that was never seen about one after the other, and
+``first picture`` about a single one: conversion and turns are part of it, and so is a copy of the module for each of the two, but
+what Numba compiles, once an installation, and loads, once a process, isn't. Captum's
 ``Occlusion`` gets the ``perturbations_per_eval`` at which the network is fastest. In VGG16 some maxima and signs are so close
 that float32 decides them either way, for Captum as for us, so results are compared by the norm of their difference.
 Writes CSV as ``benchmarks/runner.py`` says, by default to ``benchmarks/results/<device>.csv``.
@@ -38,7 +39,7 @@ TURNS = 30
 FIRST = 10
 WINDOW, STRIDE = (3, 24, 24), (3, 12, 12)
 #: Network and side of its pictures.
-NETWORKS = {"vgg-like": 96, "resnet-like": 96, "vgg16": 224}
+NETWORKS = {"vgg-like": 96, "resnet-like": 96, "vgg16": 224, "resnet50": 224}
 OUTPUTS = ("Saliency", "GuidedBackprop", "Deconvolution")
 NEURONS = ("NeuronGradient", "NeuronGuidedBackprop", "NeuronDeconvolution")
 #: Each of Chainer's functions and the shape of its input.
@@ -61,8 +62,11 @@ def pictures(side: int) -> Callable[[int], Any]:
     return picture
 
 
-def class_work(kind: str, questions: int, name: str, new: bool = False) -> Work:
-    """One of the classes on one of the networks, ours and Captum's alike; at each call a new copy of the network, if so asked."""
+def class_work(kind: str, questions: int, name: str, first_pictures: int = 0) -> Work:
+    """One of the classes on one of the networks, ours and Captum's alike.
+
+    Where it's the first pictures that are asked about, each call has a new copy of the network.
+    """
     import torch
 
     from benchmarks.small_networks import SMALL_NETWORKS, prepared
@@ -91,18 +95,20 @@ def class_work(kind: str, questions: int, name: str, new: bool = False) -> Work:
     def first(library: Any) -> Callable[[Any], Any]:
         def run(x: torch.Tensor) -> torch.Tensor:
             one, its_layer = copy.deepcopy((network, layer))
-            return [ask(library, network=one, layer=its_layer)(x + number) for number in range(FIRST)][-1]
+            return [ask(library, network=one, layer=its_layer)(x + number) for number in range(first_pictures)][-1]
 
         return run
 
     def theirs() -> Callable[[Any], Any]:
         import captum.attr
 
-        return first(captum.attr) if new else ask(captum.attr)
+        return first(captum.attr) if first_pictures else ask(captum.attr)
 
     for number in range(TURNS if kind != "Occlusion" else FIRST):
         ask(captum, 1)(pictures(side)(-1 - number))
-    return Work(first(captum) if new else ask(captum), theirs, pictures(side), difference=norm_of_difference, tolerance=1e-2)
+    return Work(
+        first(captum) if first_pictures else ask(captum), theirs, pictures(side), difference=norm_of_difference, tolerance=1e-2
+    )
 
 
 def fastest_batch(network: Any, side: int) -> int:
@@ -143,12 +149,17 @@ def function_work(name: str) -> Work:
 def points() -> Iterator[Point]:
     """Each class on each network, then each function."""
     for name, side in NETWORKS.items():
-        several = [(kind, questions, False) for kind in OUTPUTS + NEURONS for questions in (1, QUESTIONS)]
-        new = [(kind, 1, True) for kind in ("Saliency", "NeuronGuidedBackprop", "Occlusion")]
-        for kind, questions, first in (*several, ("LayerActivation", 1, False), ("Occlusion", 1, False), *new):
+        several = [(kind, questions, 0) for kind in OUTPUTS + NEURONS for questions in (1, QUESTIONS)]
+        new = [(kind, 1, FIRST) for kind in ("Saliency", "NeuronGuidedBackprop", "Occlusion")]
+        chosen = [*several, ("LayerActivation", 1, 0), ("Occlusion", 1, 0), *new]
+        if name == "resnet50":
+            chosen = [("Saliency", 1, 1), ("NeuronGuidedBackprop", 1, 1)]
+        for kind, questions, first in chosen:
             if (kind, name) == ("Occlusion", "vgg16"):
                 continue  # see benchmarks/occlusion.py
-            what = f"first {FIRST} pictures" if first else "one picture" if questions == 1 else f"{questions} questions"
+            what = "one picture" if questions == 1 else f"{questions} questions"
+            if first:
+                what = "first picture" if first == 1 else f"first {first} pictures"
             yield Point(
                 f"dropin.{kind}",
                 lambda given=(kind, questions, name, first): class_work(*given),

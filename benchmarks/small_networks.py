@@ -63,9 +63,16 @@ def vgg16() -> tuple[nn.Module, nn.Module]:
     return network, [part for part in network.modules() if isinstance(part, nn.Conv2d)][-1]
 
 
+def resnet50() -> tuple[nn.Module, nn.Module]:
+    """ResNet50, and the last convolution of its third stage."""
+    network = NETWORKS["resnet50"]()
+    return network, [part for part in network.modules() if isinstance(part, nn.Conv2d) and part.out_channels == 1024][-1]
+
+
 #: Functions that make a network, and the side of its pictures.
 SMALL_NETWORKS: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], int]] = {
     "vgg-like": (vgg, 96),
     "resnet-like": (resnet, 96),
     "vgg16": (vgg16, 224),
+    "resnet50": (resnet50, 224),
 }
