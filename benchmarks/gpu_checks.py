@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 import dcnn_kernels as kernels
-from benchmarks.gpu_results import Results, optional, torch_on_device
+from benchmarks.gpu_results import SECONDS_OF_RATES, Results, optional, seconds_left, torch_on_device
 from dcnn_kernels.arrays import BackendError
 from dcnn_kernels.cuda.settings import engine, precision
 from dcnn_kernels.geometry import occlusion_windows
@@ -181,37 +181,55 @@ def on_gpu(check: Check) -> Any:
     return to_host(getattr(kernels, check.primitive)(*arrays, **settings))
 
 
-def check_primitives(results: Results, random: np.random.Generator, small: bool, whose: str = "own") -> None:
-    """Each primitive in each dtype against the reference in float64, fed with the very numbers that the GPU was fed."""
+def check_primitives(
+    results: Results, random: np.random.Generator, small: bool, whose: str = "own", only: Sequence[str] = ("",)
+) -> None:
+    """Each primitive in each dtype against the reference in float64, fed with the very numbers that the GPU was fed.
+
+    Args:
+        results: What is found goes there.
+        random: Of the data.
+        small: Whether on small shapes, and without what isn't ours to sanitize.
+        whose: The engine that convolves.
+        only: Parts of the names of the primitives to check.
+    """
     for check in check_cases(random, small):
         convolution = "convol" in check.primitive
-        if small and check.primitive.startswith("linear"):
+        if (small and check.primitive.startswith("linear")) or not any(part in check.primitive for part in only):
             continue  # cuBLAS's kernels aren't ours to sanitize
         if whose == "cudnn" and not convolution:
             continue
+        if seconds_left() < SECONDS_OF_RATES:
+            results.add("check" if whose == "own" else whose, configuration="no time for the rest")
+            return
         for arithmetic in ("float64", "float32", "float16", *(("tf32",) if convolution else ())):
-            if whose == "cudnn" and arithmetic == "float64":
-                continue
-            rounded = converted(check, "float32" if arithmetic == "tf32" else arithmetic)
-            # Of equal maxima, and of 0 and a number that rounds to it, float64 would choose otherwise.
-            exact = "float32" if check.primitive in ("max_pooling_2d", "relu_mask") and arithmetic != "float64" else "float64"
-            wide = converted(rounded, exact)
-            expected = getattr(kernels, check.primitive)(*wide.arrays, **wide.settings, backend="reference")
-            try:
-                with precision("tf32" if arithmetic == "tf32" else "exact"), engine(whose):
-                    error = error_norm(on_gpu(rounded), expected)
-            except BackendError as refusal:
-                results.add("cudnn", configuration=f"{check.primitive} {check.configuration}: {refusal}", dtype=arithmetic)
-                continue
-            results.add(
-                "check" if whose == "own" else whose,
-                configuration=f"{check.primitive} {check.configuration}".strip(),
-                shape="x".join(map(str, check.arrays[0].shape)),
-                dtype=arithmetic,
-                measure="relative error norm",
-                value=error,
-                passed=error <= TOLERANCES[arithmetic],
-            )
+            if whose == "own" or arithmetic != "float64":
+                with results.going_on("check", f"{check.primitive} {check.configuration} {arithmetic}"):
+                    check_primitive(results, check, arithmetic, whose)
+
+
+def check_primitive(results: Results, check: Check, arithmetic: str, whose: str) -> None:
+    """One primitive in one dtype."""
+    rounded = converted(check, "float32" if arithmetic == "tf32" else arithmetic)
+    # Of equal maxima, and of 0 and a number that rounds to it, float64 would choose otherwise.
+    exact = "float32" if check.primitive in ("max_pooling_2d", "relu_mask") and arithmetic != "float64" else "float64"
+    wide = converted(rounded, exact)
+    expected = getattr(kernels, check.primitive)(*wide.arrays, **wide.settings, backend="reference")
+    try:
+        with precision("tf32" if arithmetic == "tf32" else "exact"), engine(whose):
+            error = error_norm(on_gpu(rounded), expected)
+    except BackendError as refusal:
+        results.add("cudnn", configuration=f"{check.primitive} {check.configuration}: {refusal}", dtype=arithmetic)
+        return
+    results.add(
+        "check" if whose == "own" else whose,
+        configuration=f"{check.primitive} {check.configuration}".strip(),
+        shape="x".join(map(str, check.arrays[0].shape)),
+        dtype=arithmetic,
+        measure="relative error norm",
+        value=error,
+        passed=error <= TOLERANCES[arithmetic],
+    )
 
 
 def check_cudnn(results: Results, random: np.random.Generator) -> None:
@@ -233,19 +251,23 @@ def check_torch(results: Results, random: np.random.Generator) -> None:
 
     side = torch.cuda.Stream()
     for check in check_cases(random, small=True):
+        if seconds_left() < SECONDS_OF_RATES:
+            results.add("torch", configuration="no time for the rest")
+            return
         check = converted(check, "float32")
-        with engine("own"), torch.cuda.stream(side):
-            settings = {name: to_torch(value) for name, value in check.settings.items()}
-            got = getattr(kernels, check.primitive)(*map(to_torch, check.arrays), **settings)
-            tensors = got if isinstance(got, tuple) else (got,)
-            kept = all(type(tensor) is torch.Tensor and tensor.is_cuda for tensor in tensors)
-            values = tuple(tensor.cpu().numpy() for tensor in tensors)
-        with engine("own"):
-            expected = on_gpu(check)
-        error = error_norm(values if isinstance(got, tuple) else values[0], expected)
         name = f"{check.primitive} {check.configuration}".strip()
-        passed = kept and error < 1e-6
-        results.add("torch", configuration=name, measure="relative error norm to CuPy's", value=error, passed=passed)
+        with results.going_on("torch", name):
+            with engine("own"), torch.cuda.stream(side):
+                settings = {name: to_torch(value) for name, value in check.settings.items()}
+                got = getattr(kernels, check.primitive)(*map(to_torch, check.arrays), **settings)
+                tensors = got if isinstance(got, tuple) else (got,)
+                kept = all(type(tensor) is torch.Tensor and tensor.is_cuda for tensor in tensors)
+                values = tuple(tensor.cpu().numpy() for tensor in tensors)
+            with engine("own"):
+                expected = on_gpu(check)
+            error = error_norm(values if isinstance(got, tuple) else values[0], expected)
+            passed = kept and error < 1e-6
+            results.add("torch", configuration=name, measure="relative error norm to CuPy's", value=error, passed=passed)
     with torch.cuda.stream(side):
         x, y = (torch.randn(4096, 4096, device="cuda") for _ in range(2))
         for _ in range(20):
@@ -260,9 +282,6 @@ def check_front_end(results: Results) -> None:
         results.add("front end", configuration="Chainer is not installed: left out")
         return
     import dcnn_visualizer.traceable_nodes as tn
-    from dcnn_kernels.cuda.settings import graphs
-    from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
-    from dcnn_visualizer.occlusion import SaliencyVisualizer
     from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
 
     block = TraceableChain(conv=tn.TraceableConvolution2D(16, 16, 3, pad=1), relu=tn.TraceableReLU())
@@ -275,8 +294,18 @@ def check_front_end(results: Results) -> None:
         fc=tn.TraceableLinear(None, 10),
     )
     x = np.random.default_rng().standard_normal((32, 3, 32, 32)).astype(np.float32)
-    answers: list[list[np.ndarray]] = []
     model(x)  # The shape of the last layer's weights is known from here.
+    for check in (check_answers, check_graphs, check_little_memory):
+        with results.going_on("front end", check.__name__):
+            check(results, model, x)
+
+
+def check_answers(results: Results, model: Any, x: np.ndarray) -> None:
+    """Projections and occlusion on the GPU against the same on the CPU; leaves the model on the GPU."""
+    from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
+    from dcnn_visualizer.occlusion import SaliencyVisualizer
+
+    answers: list[list[np.ndarray]] = []
     for device, given in (("@numpy", x[:2]), ("@cupy:0", cupy.asarray(x[:2]))):
         model.to_device(device)
         projections = [method(model).analyze(given, "block", [1, (2, 3, 4)]) for method in (SaliNet, DeconvNet, DeSaliNet)]
@@ -287,9 +316,17 @@ def check_front_end(results: Results) -> None:
         error = error_norm(got, expected)
         results.add("front end", configuration=name, measure="relative error norm", value=error, passed=error < 1e-4)
 
+
+def check_graphs(results: Results, model: Any, x: np.ndarray) -> None:
+    """CUDA graphs give the very same as kernels launched one by one."""
+    from dcnn_kernels.cuda.settings import graphs
+    from dcnn_visualizer.desalinet import SaliNet
+
+    model.to_device("@cupy:0")
     for number in range(5):
         # From the third picture on both ways are CUDA graphs.
-        picture, answers = cupy.asarray(x[number : number + 1]), []
+        picture = cupy.asarray(x[number : number + 1])
+        answers: list[list[np.ndarray]] = []
         for enabled in (True, False):
             with graphs(enabled):
                 answers.append([cupy.asnumpy(SaliNet(model).analyze(picture, "block", channel)) for channel in (1, 3)])
@@ -297,6 +334,12 @@ def check_front_end(results: Results) -> None:
         passed = all(np.array_equal(*both) for both in zip(*answers, strict=True))
         results.add("front end", configuration=f"CUDA graphs, picture {number}: the very same without", passed=passed)
 
+
+def check_little_memory(results: Results, model: Any, x: np.ndarray) -> None:
+    """With too little memory for all pictures at once, a batch is halved and the answer the same."""
+    from dcnn_visualizer.desalinet import SaliNet
+
+    model.to_device("@cupy:0")
     pool, given, salinet = cupy.get_default_memory_pool(), cupy.asarray(x), SaliNet(model)
 
     def forget() -> int:

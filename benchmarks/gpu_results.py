@@ -1,11 +1,15 @@
-"""What the GPU suite has found: rows of its CSV, and the time that is left for more."""
+"""What the GPU suite has found: rows of its CSV, written as they come, and the time that is left for more."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import importlib.metadata
 import platform
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +22,10 @@ FIELDS = (
     *("peer", "peer_value", "ratio", "passed"),
 )
 VERSIONS = ("device", "cupy", "torch", "numpy", "python", "cuda", "driver")
-#: Seconds for all.
-SECONDS = 450
+#: Columns of numbers.
+NUMBERS = ("value", "low", "high", "bound", "peer_value", "ratio")
+#: Seconds for all, and those of them that are left to the rates when the checks must end.
+SECONDS, SECONDS_OF_RATES = 450, 210
 
 START = time.perf_counter()
 
@@ -29,41 +35,72 @@ def seconds_left() -> float:
 
 
 class Results:
-    """The rows; each is printed, and with a folder all are written, as soon as it is there."""
+    """The rows: each is printed and, with a file, written at once, so that what comes later can't cost it.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.facts = versions() if folder else {}
-        self.path = folder / f"{self.facts['device'].replace(' ', '-').lower()}.csv" if folder else None
+    Args:
+        path: The CSV. Several processes may write to it, one after the other.
+        facts: What all rows say of the machine.
+    """
 
-    def add(self, job: str, **fields: Any) -> None:
-        """Keeps a row and prints it."""
-        self.rows.append({"job": job, **fields})
-        text = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items())
-        print(f"{time.perf_counter() - START:5.0f} s  {job}: {text}", flush=True)
+    def __init__(self, path: Path | None = None, facts: dict[str, str] | None = None) -> None:
+        self.path, self.facts = path, facts or {}
+        self.failed = False
 
-    def write(self) -> None:
-        """Writes the CSV."""
+    def begin(self) -> None:
+        """Writes the CSV's first line, over what was there."""
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, (*FIELDS, *VERSIONS), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows({**row, **self.facts} for row in self.rows)
+            self._write(self.path, "w", dict(zip((*FIELDS, *VERSIONS), (*FIELDS, *VERSIONS), strict=True)))
 
-    @property
-    def failures(self) -> list[dict[str, Any]]:
-        """The rows of checks that failed."""
-        return [row for row in self.rows if row.get("passed") is False]
+    def add(self, job: str, **fields: Any) -> None:
+        """Prints a row and writes it."""
+        self.failed |= fields.get("passed") is False
+        text = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items())
+        print(f"{time.perf_counter() - START:5.0f} s  {job}: {text}", flush=True)
+        if self.path:
+            self._write(self.path, "a", {"job": job, **fields, **self.facts})
+
+    @contextmanager
+    def going_on(self, job: str, configuration: str) -> Iterator[None]:
+        """Keeps an error as a failure of this row, and goes on, unless it has cost the device: then nothing more would work."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.add(job, configuration=f"{configuration}: {type(error).__name__}: {error}", passed=False)
+            cupy.cuda.Device().synchronize()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that the file has, without what is empty; numbers as such."""
+        if self.path is None:
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [{key: _number(value) if key in NUMBERS else value for key, value in row.items()} for row in rows]
+
+    @staticmethod
+    def _write(path: Path, mode: str, row: dict[str, Any]) -> None:
+        with path.open(mode, newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, (*FIELDS, *VERSIONS), lineterminator="\n").writerow(row)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def versions() -> dict[str, str]:
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    torch = optional("torch")
+    try:
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch_version = ""
     values = (
         properties["name"].decode(),
         cupy.__version__,
-        torch.__version__ if torch else "",
+        torch_version,
         np.__version__,
         platform.python_version(),
         cupy.cuda.runtime.runtimeGetVersion(),

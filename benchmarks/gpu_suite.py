@@ -10,13 +10,16 @@ ReLU as a kernel of its own; memory-bound primitives against a measured copy; VG
 against kernels launched one by one; and Chainer's functions against ours in their place.
 
 It needs CuPy and this repository. What else isn't there (Chainer, torch, cuDNN's package, pytest, compute-sanitizer) is named and
-left out, and so is what there is no time for. Writes one CSV a device, as far as it has come, and ends with status 1 if a check
-failed. The first run compiles the kernels, which takes a minute.
+left out, and so is what there is no time for. Each part runs in a process of its own, which ends in time: one that fails, hangs
+or loses the device costs the others nothing. Writes one CSV a device, row by row, and ends with status 1 if a check failed. The
+first run compiles the kernels, which takes a minute or two.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -37,10 +40,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 import cupy  # noqa: E402
 
 from benchmarks import gpu_checks, gpu_rates, gpu_walks  # noqa: E402
-from benchmarks.gpu_results import Results, optional  # noqa: E402
+from benchmarks.gpu_results import SECONDS, SECONDS_OF_RATES, Results, seconds_left, versions  # noqa: E402
 
-#: Seconds for the processes that run beside the checks.
-BESIDE_SECONDS = 240
+#: Seconds until which the processes that run beside the checks must be done.
+BESIDE_SECONDS = SECONDS - SECONDS_OF_RATES + 20
+#: Seconds of a part at most; what it measures ends sooner, by the time that is left for all.
+PART_SECONDS = 260
+#: What shares memory between threads, and so may race.
+SHARING = ("convol", "global_average")
+#: Parts are processes that this one makes while it knows of no device, for CUDA doesn't outlive a fork.
+FORK = multiprocessing.get_context("fork")
 
 
 class Beside:
@@ -70,13 +79,14 @@ class Beside:
         for tool in ("memcheck", "racecheck"):
             # What CuPy asks CUDA in vain is no error of ours.
             options = ["--tool", tool, "--error-exitcode", "9", *(["--report-api-errors", "no"] if tool == "memcheck" else [])]
-            self.start("sanitizer", tool, [program, *options, sys.executable, __file__, "--small", "--seed", str(seed)])
+            only = [] if tool == "memcheck" else ["--only", *SHARING]
+            self.start("sanitizer", tool, [program, *options, sys.executable, __file__, "--small", "--seed", str(seed), *only])
 
     def start_kernel_tests(self) -> None:
         """The tests of the kernels, with indices of 32 and of 64 bits."""
-        missing = [name for name in ("pytest", "hypothesis", "dcnn_visualizer.chainer_compat") if optional(name) is None]
+        missing = [name for name in ("pytest", "hypothesis", "chainer") if importlib.util.find_spec(name) is None]
         if missing:
-            self.results.add("tests", configuration=f"{' and '.join(missing)} can't be imported: the kernels' tests are left out")
+            self.results.add("tests", configuration=f"{' and '.join(missing)} not installed: the kernels' tests are left out")
             return
         path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH")]))
         for bits in ("32", "64"):
@@ -89,6 +99,8 @@ class Beside:
         for job, configuration, process, path in self.running:
             try:
                 status: int | str = process.wait(max(0.0, self.deadline - time.perf_counter()))
+                text = path.read_text(encoding="utf-8", errors="replace")
+                configuration += ", as far as there was time" if "no time for the rest" in text else ""
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -99,12 +111,38 @@ class Beside:
         shutil.rmtree(self.folder)
 
 
+def apart(name: str, run: Callable[[Results], None], results: Results) -> None:
+    """Runs a part of the suite in a process of its own, and keeps how it ended."""
+
+    def part() -> None:
+        try:
+            run(results)
+        except Exception as error:
+            traceback.print_exc()
+            results.add("error", configuration=f"{name}: {type(error).__name__}: {error}", passed=False)
+        sys.stdout.flush()
+        os._exit(results.failed)  # whatever the libraries' own ends may do
+
+    sys.stdout.flush()
+    process = FORK.Process(target=part)
+    process.start()
+    process.join(max(1.0, min(PART_SECONDS, seconds_left())))
+    if process.is_alive():
+        process.kill()
+        process.join()
+        results.add("error", configuration=f"{name}: not done in time", passed=False)
+    elif process.exitcode not in (0, 1):
+        results.add("error", configuration=f"{name}: ended with status {process.exitcode}", passed=False)
+    results.failed |= process.exitcode != 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the CSV")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="of the checks' data; printed")
     parser.add_argument("--small", action="store_true", help="only the primitives' checks, on small shapes, for a sanitizer")
+    parser.add_argument("--only", nargs="+", default=[""], help="with --small: parts of the names of those to check")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     random = np.random.default_rng(options.seed)
@@ -112,37 +150,41 @@ def main() -> None:
         # Each array a block of its own, so that a sanitizer sees where it ends.
         cupy.cuda.set_allocator(None)
         results = Results()
-        gpu_checks.check_primitives(results, random, small=True)
-        sys.exit(bool(results.failures))
-    results = Results(options.output)
+        gpu_checks.check_primitives(results, random, small=True, only=options.only)
+        sys.exit(results.failed)
+    with FORK.Pool(1) as pool:
+        facts = pool.apply(versions)
+    results = Results(options.output / f"{facts['device'].replace(' ', '-').lower()}.csv", facts)
+    results.begin()
     beside = Beside(results)
-    jobs: tuple[Callable[[], None], ...] = (
-        lambda: beside.start_sanitizers(options.seed),
-        beside.start_kernel_tests,
-        lambda: gpu_checks.check_primitives(results, random, small=False),
-        lambda: gpu_checks.check_torch(results, random),
-        lambda: gpu_checks.check_cudnn(results, random),
-        lambda: gpu_checks.check_front_end(results),
-        beside.finish,
-        lambda: gpu_rates.measure_convolutions(results, options.batch),
-        lambda: gpu_rates.measure_rectified(results, options.batch),
-        lambda: gpu_rates.measure_memory_bound(results, options.batch),
-        lambda: gpu_walks.measure_walks(results),
-        lambda: gpu_rates.measure_chainer(results),
-        lambda: gpu_rates.measure_occlusion(results),
-    )
-    for job in jobs:
-        try:
-            job()
-        except Exception as error:  # One broken part must not cost the results of the others.
-            traceback.print_exc()
-            results.add("error", configuration=f"{type(error).__name__}: {error}", passed=False)
-        results.write()
-    gpu_rates.report_aims(results)
-    print(f"wrote {results.path}: {len(results.rows)} rows, {len(results.failures)} failures")
-    for row in results.failures:
-        print("FAILED", row)
-    sys.exit(bool(results.failures))
+    beside.start_sanitizers(options.seed)
+    beside.start_kernel_tests()
+    checks: dict[str, Callable[[Results], None]] = {
+        "primitives": lambda results: gpu_checks.check_primitives(results, random, small=False),
+        "torch": lambda results: gpu_checks.check_torch(results, random),
+        "cuDNN": lambda results: gpu_checks.check_cudnn(results, random),
+        "front end": gpu_checks.check_front_end,
+    }
+    rates: dict[str, Callable[[Results], None]] = {
+        "convolutions": lambda results: gpu_rates.measure_convolutions(results, options.batch),
+        "rectified": lambda results: gpu_rates.measure_rectified(results, options.batch),
+        "memory": lambda results: gpu_rates.measure_memory_bound(results, options.batch),
+        "walks": gpu_walks.measure_walks,
+        "Chainer": gpu_rates.measure_chainer,
+        "occlusion": gpu_rates.measure_occlusion,
+    }
+    for name, check in checks.items():
+        apart(name, check, results)
+    beside.finish()
+    for name, measure in rates.items():
+        apart(name, measure, results)
+    rows = results.rows()
+    gpu_rates.report_aims(rows)
+    failures = [row for row in rows if row.get("passed") == "False"]
+    print(f"wrote {results.path}: {len(rows)} rows, {len(failures)} failures")
+    for row in failures:
+        print("FAILED", {key: value for key, value in row.items() if key not in facts})
+    sys.exit(results.failed)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,15 @@ def measure_walks(results: Results) -> None:
         results.add("walk", configuration="Chainer is not installed: left out")
         return
     for name, make in WALKS.items():
-        walk = make()
-        walk.model.to_device("@cupy:0")
-        for batch in BATCHES:
-            if seconds_left() < 40:
-                results.add("walk", configuration=f"no time for {name} with {batch} pictures")
-                continue
-            with precision("tf32"):
-                measure_walk(results, name, walk, batch)
+        with results.going_on("walk", name):
+            walk = make()
+            walk.model.to_device("@cupy:0")
+            for batch in BATCHES:
+                if seconds_left() < 45:
+                    results.add("walk", configuration=f"no time for {name} with {batch} pictures")
+                    continue
+                with precision("tf32"):
+                    measure_walk(results, name, walk, batch)
 
 
 def measure_walk(results: Results, name: str, walk: Walk, batch: int) -> None:

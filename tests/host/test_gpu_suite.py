@@ -33,11 +33,46 @@ WHOLE = """
     gpu_checks.check_cases = lambda random, small: cases(random, small=True)
     # The tests run under sanitizers of their own.
     gpu_suite.Beside.start_kernel_tests = lambda self: self.start("tests", "none", ["true"])
+    gpu_suite.apart = lambda name, run, results: run(results)  # here, where the kernels launched are counted
     try:
         gpu_suite.main()
     finally:
         from cupy.kernels import LAUNCHED
         print("kernels", *sorted({expression.partition("<")[0] for _, expression in LAUNCHED}))
+"""
+#: Parts that fail, hang, and lose the device or themselves, and one that works, which comes last.
+BROKEN = """
+    import os, signal, time
+    from pathlib import Path
+    import cupy
+    from benchmarks import gpu_suite
+    from benchmarks.gpu_results import Results
+
+    def fail(results):
+        results.add("before", value=1.5)
+        with results.going_on("check", "this one"):
+            raise RuntimeError("no such kernel")
+        results.add("after", passed=True)
+        raise ValueError("and no more")
+
+    def lose(results):
+        cupy.cuda.Device.synchronize = lambda device: 1 / 0
+        with results.going_on("check", "that one"):
+            raise RuntimeError("an illegal address")
+        results.add("never")
+
+    gpu_suite.PART_SECONDS = 2
+    results = Results(Path("{path}"), {"device": "a device"})
+    results.begin()
+    gpu_suite.apart("failing", fail, results)
+    gpu_suite.apart("hanging", lambda results: time.sleep(1000), results)
+    gpu_suite.apart("dying", lambda results: os.kill(os.getpid(), signal.SIGSEGV), results)
+    gpu_suite.apart("losing", lose, results)
+    gpu_suite.apart("working", lambda results: results.add("last", configuration="one, and two"), results)
+    for row in results.rows():
+        assert row.pop("device") == "a device"
+        print(row)
+    print(results.failed)
 """
 
 
@@ -53,6 +88,22 @@ def test_the_checks_run_alone_for_a_sanitizer():
     checks = [line for line in run(FEW, "--small").splitlines() if "relative error norm" in line]
     assert len(checks) == 3 * 3
     assert all("passed=True" in line for line in checks)
+
+
+def test_a_part_that_breaks_costs_the_others_nothing(tmp_path):
+    printed = run(BROKEN.replace("{path}", str(tmp_path / "device.csv"))).splitlines()
+    assert [eval(line) for line in printed if line.startswith("{")] == [
+        {"job": "before", "value": 1.5},
+        {"job": "check", "configuration": "this one: RuntimeError: no such kernel", "passed": "False"},
+        {"job": "after", "passed": "True"},
+        {"job": "error", "configuration": "failing: ValueError: and no more", "passed": "False"},
+        {"job": "error", "configuration": "hanging: not done in time", "passed": "False"},
+        {"job": "error", "configuration": "dying: ended with status -11", "passed": "False"},
+        {"job": "check", "configuration": "that one: RuntimeError: an illegal address", "passed": "False"},
+        {"job": "error", "configuration": "losing: ZeroDivisionError: division by zero", "passed": "False"},
+        {"job": "last", "configuration": "one, and two"},
+    ]
+    assert printed[-1] == "True"
 
 
 def test_the_suite_runs_from_end_to_end(tmp_path):
