@@ -58,8 +58,9 @@ setup(
         "plot": PLOT,
         "demo": DEMO,
         "cpu": CPU,
-        "cuda12x": ["cupy-cuda12x>=14.2"],
-        "cuda13x": ["cupy-cuda13x>=14.2"],
+        # With the parts of CUDA that CuPy uses, its headers among them: without these it compiles no kernel.
+        "cuda12x": ["cupy-cuda12x[ctk]>=14.2"],
+        "cuda13x": ["cupy-cuda13x[ctk]>=14.2"],
         "test": TEST,
         "peers": [*TEST, *PEERS],
         "docs": ["sphinx>=7", "myst-parser>=3"],
