@@ -147,6 +147,19 @@ def test_arguments_must_fit_the_parameters(arguments, message):
         assert message in str(error.value)
 
 
+def test_sources_options_and_sizes_have_one_type_each():
+    code = "__global__ void kernel() {}"
+    for make in (
+        lambda: cupy.RawModule(code=code, options=["-std=c++17"], name_expressions=("kernel",)),
+        lambda: cupy.RawModule(code=code.encode(), name_expressions=("kernel",)),
+        lambda: cupy.RawKernel(code, "kernel", ["-std=c++17"]),
+        lambda: cupy.RawKernel(code, "kernel")([1], (32,), ()),
+        lambda: cupy.RawKernel(code, "kernel")((1,), 32, ()),
+    ):
+        with pytest.raises(TypeError, match="has incorrect type"):
+            make()
+
+
 def test_structs_pass_by_value():
     struct = np.zeros(1, np.dtype([("a", np.int32), ("b", np.float64)], align=True))
     struct["a"], struct["b"] = 3, 0.5

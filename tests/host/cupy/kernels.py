@@ -58,10 +58,18 @@ def _pack(argument):
     return _Type(kind, b"\0", value.dtype.itemsize), ctypes.create_string_buffer(value.tobytes(), value.dtype.itemsize)
 
 
+def _check_types(**values):
+    """CuPy's own are compiled for these types and take no others, lists for tuples neither."""
+    for name, (value, kind) in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"Argument '{name}' has incorrect type (expected {kind.__name__}, got {type(value).__name__})")
+
+
 class RawKernel:
     """One kernel of a module, compiled when it is first launched."""
 
     def __init__(self, code, name="kernel", options=(), backend="nvrtc"):
+        _check_types(code=(code, str), name=(name, str), options=(options, tuple), backend=(backend, str))
         self.name, self._code, self._options = name, code, options
         self.max_dynamic_shared_size_bytes = cupy.cuda.PLAIN_SHARED_BYTES
 
@@ -73,6 +81,7 @@ class RawKernel:
             raise cupy.cuda.CompileException(str(error)) from None
 
     def __call__(self, grid, block, args, *, shared_mem=0):
+        _check_types(grid=(grid, tuple), block=(block, tuple))
         run = self.compile()
         LAUNCHED.add((self._code, self.name))
         self._check(grid, block, shared_mem)
@@ -119,9 +128,11 @@ class RawModule:
     """A source, and the instances of its templates that may be asked for."""
 
     def __init__(self, *, code=None, options=(), backend="nvrtc", name_expressions=None):
-        self._code, self._options, self._names = code, tuple(options), tuple(name_expressions or ())
+        _check_types(code=(code, str), options=(options, tuple), backend=(backend, str))
+        self._code, self._options, self._names = code, options, tuple(name_expressions or ())
 
     def get_function(self, name):
+        _check_types(name=(name, str))
         if name not in self._names:
             raise cupy.cuda.CUDARuntimeError(f"CUDA_ERROR_NOT_FOUND: {name} is none of {self._names}")
         return RawKernel(self._code, name, self._options)
