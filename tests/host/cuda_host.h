@@ -329,13 +329,14 @@ template <auto Kernel>
 struct Entry;
 template <typename... P, void (*Kernel)(P...)>
 struct Entry<Kernel> {
+    static constexpr Type parameters[] = {type_of<std::remove_cv_t<P>>()..., {}};
+
     template <size_t... I>
     __attribute__((no_sanitize("thread"))) static void call(const Argument* arguments, std::index_sequence<I...>) {
         Kernel(*static_cast<const std::remove_cv_t<P>*>(arguments[I].value)...);
     }
     static void call(const Argument* arguments) { call(arguments, std::index_sequence_for<P...>{}); }
     static int launch(const Launch& launch, char* shared_begin, char* shared_end, char* message, size_t message_size) {
-        static constexpr Type parameters[] = {type_of<std::remove_cv_t<P>>()..., {}};
         return run(launch, parameters, sizeof...(P), call, shared_begin, shared_end, message, message_size);
     }
 };

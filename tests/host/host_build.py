@@ -12,6 +12,7 @@ import csv
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -121,7 +122,20 @@ _ENTRY = """
 extern "C" int dcnn_launch_{number}(const dcnn_host::Launch* launch, char* message, size_t message_size) {{
     return dcnn_host::Entry<&{expression}>::launch(*launch, __bss_start, _end, message, message_size);
 }}
+extern "C" const dcnn_host::Type* dcnn_parameters_{number}() {{ return dcnn_host::Entry<&{expression}>::parameters; }}
 """
+
+
+class Type(ctypes.Structure):
+    """What ``cuda_host.h`` says of an argument or a parameter."""
+
+    _fields_ = (("kind", ctypes.c_char), ("element", ctypes.c_char), ("size", ctypes.c_uint))
+
+
+class Argument(ctypes.Structure):
+    """An argument, with where its value lies."""
+
+    _fields_ = (("type", Type), ("value", ctypes.c_void_p))
 
 
 @functools.cache
@@ -175,10 +189,21 @@ def build(code: str, expression: str, include: tuple[str, ...] = ()) -> Any:
     Raises:
         BuildError: g++ refused it.
     """
+    return _entry("launch", code, expression, include)
+
+
+def parameters(code: str, expression: str, include: tuple[str, ...] = ()) -> list[Type]:
+    """The types of a kernel's parameters; see :func:`build`."""
+    function = _entry("parameters", code, expression, include)
+    function.restype = ctypes.POINTER(Type)
+    return list(itertools.takewhile(lambda parameter: parameter.size or parameter.kind != b"\0", function()))
+
+
+def _entry(what: str, code: str, expression: str, include: tuple[str, ...]) -> Any:
     together = _companions(code, expression)
     try:
         library = _build(code, together, include)
     except BuildError:
         together = (expression,)
         library = _build(code, together, include)
-    return getattr(library, f"dcnn_launch_{together.index(expression)}")
+    return getattr(library, f"dcnn_{what}_{together.index(expression)}")

@@ -18,14 +18,6 @@ LAUNCHED: set[tuple[str, str]] = set()
 _launches = itertools.count()
 
 
-class _Type(ctypes.Structure):
-    _fields_ = (("kind", ctypes.c_char), ("element", ctypes.c_char), ("size", ctypes.c_uint))
-
-
-class _Argument(ctypes.Structure):
-    _fields_ = (("type", _Type), ("value", ctypes.c_void_p))
-
-
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
@@ -34,20 +26,20 @@ class _Launch(ctypes.Structure):
         ("seed", ctypes.c_ulonglong),
         ("capability", ctypes.c_uint),
         ("count", ctypes.c_uint),
-        ("arguments", ctypes.POINTER(_Argument)),
+        ("arguments", ctypes.POINTER(host_build.Argument)),
     )
 
 
 def _pack(argument):
     """An argument's type, and a buffer that holds its value. Python numbers are as wide as CuPy makes them."""
     if isinstance(argument, ndarray):
-        return _Type(b"P", argument.dtype.kind.encode(), argument.itemsize), ctypes.c_void_p(argument.data.ptr)
+        return host_build.Type(b"P", argument.dtype.kind.encode(), argument.itemsize), ctypes.c_void_p(argument.data.ptr)
     if argument is None:
         argument = np.uintp(0)
     if isinstance(argument, np.ndarray):
         if argument.size != 1 or argument.dtype.kind != "V":
             raise TypeError(f"Only structs are passed by value, as arrays of size one; got {argument.dtype} of {argument.shape}")
-        return _Type(b"?", b"\0", argument.itemsize), ctypes.create_string_buffer(argument.tobytes(), argument.itemsize)
+        return host_build.Type(b"?", b"\0", argument.itemsize), ctypes.create_string_buffer(argument.tobytes(), argument.itemsize)
     if not isinstance(argument, (bool, int, float, np.generic)):
         raise TypeError(f"Unsupported type {type(argument)}")
     if isinstance(argument, np.void):
@@ -55,7 +47,7 @@ def _pack(argument):
     else:
         value = np.asarray(argument)[()]
         kind = value.dtype.kind.encode()
-    return _Type(kind, b"\0", value.dtype.itemsize), ctypes.create_string_buffer(value.tobytes(), value.dtype.itemsize)
+    return host_build.Type(kind, b"\0", value.dtype.itemsize), ctypes.create_string_buffer(value.tobytes(), value.dtype.itemsize)
 
 
 def _check_types(**values):
@@ -86,8 +78,8 @@ class RawKernel:
         LAUNCHED.add((self._code, self.name))
         self._check(grid, block, shared_mem)
         packed = [_pack(argument) for argument in args]
-        arguments = (_Argument * len(packed))(
-            *(_Argument(kind, ctypes.cast(ctypes.byref(value), ctypes.c_void_p)) for kind, value in packed)
+        arguments = (host_build.Argument * len(packed))(
+            *(host_build.Argument(kind, ctypes.cast(ctypes.byref(value), ctypes.c_void_p)) for kind, value in packed)
         )
         three = ctypes.c_uint * 3
         seed = int(os.environ.get("DCNN_HOST_SEED", "0"))
