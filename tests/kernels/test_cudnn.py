@@ -122,7 +122,7 @@ def cudnn(monkeypatch):
         fake.handles.append(SimpleNamespace(stream=None))
         return fake.handles[-1]
 
-    fake.create_handle = create_handle
+    fake.create_handle, fake.backend_version = create_handle, lambda: 91000
     fake.set_stream = lambda handle, stream: setattr(handle, "stream", stream)
     monkeypatch.setitem(sys.modules, "cudnn", fake)
     monkeypatch.setattr(cudnn, "_kept", cudnn._Kept())
@@ -235,10 +235,15 @@ def test_what_cudnn_refuses_is_done_by_our_own_or_an_error_where_it_is_asked_for
         kernels.convolution_2d(*double)
 
 
-def test_without_cudnn_it_is_an_error_where_it_is_asked_for(cudnn, monkeypatch):
+def no_library():
+    raise RuntimeError("Unable to find symbol cudnnGetVersion")
+
+
+@pytest.mark.parametrize("package", [None, types.SimpleNamespace(backend_version=no_library)], ids=["no package", "no library"])
+def test_without_cudnn_it_is_an_error_where_it_is_asked_for(cudnn, monkeypatch, package):
     from dcnn_kernels.cuda import settings
 
-    monkeypatch.setitem(sys.modules, "cudnn", None)
+    monkeypatch.setitem(sys.modules, "cudnn", package)
     assert_close(kernels.convolution_2d(x, W), reference.convolution_2d(x, W))
     with settings.engine("cudnn"), pytest.raises(reference.BackendError, match=r"cuDNN isn't here: .*pip install nvidia-cudnn"):
         kernels.convolution_2d(x, W)

@@ -81,7 +81,9 @@ def transposed_convolution_2d(x: Array, W: Array, y: Array, stride: Pair, pad: P
 def _frontend() -> ModuleType | str:
     """The Python package of cuDNN, or why there is none: as text, for a kept error keeps the arrays of those it was raised to."""
     try:
-        return importlib.import_module("cudnn")
+        cudnn = importlib.import_module("cudnn")
+        cudnn.backend_version()  # which the library itself tells: the package comes without it
+        return cudnn
     except (ImportError, OSError, RuntimeError) as error:
         return f"cuDNN isn't here: {error}; it comes with `pip install nvidia-cudnn-frontend nvidia-cudnn-cu13`"
 
