@@ -1,9 +1,9 @@
 """Builds .cu sources with g++ for the CPU, kernel by kernel, into shared libraries kept by the digest of what made them.
 
 ``DCNN_HOST_SANITIZER`` chooses the build: ``address`` (AddressSanitizer and UndefinedBehaviorSanitizer), ``thread``
-(ThreadSanitizer), or ``none``. A sanitizer must be loaded before Python is: see :func:`environment`. With ``accesses``, which
-is no sanitizer, the compiler's hooks call ``accesses.cpp``, and warps run in lockstep. ``DCNN_HOST_CACHE`` names another folder
-for the libraries.
+(ThreadSanitizer, and a product and a sum in one rounding, as CUDA's compilers make of them), or ``none``. A sanitizer must be
+loaded before Python is: see :func:`environment`. With ``accesses``, which is no sanitizer, the compiler's hooks call
+``accesses.cpp``, and warps run in lockstep. ``DCNN_HOST_CACHE`` names another folder for the libraries.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ def environment(sanitizer: str) -> dict[str, str]:
         # ThreadSanitizer doesn't see how NumPy's own threads wait for each other.
         variables["OPENBLAS_NUM_THREADS"] = "1"
     return variables
+
+
+@functools.cache
+def _contraction() -> tuple[str, ...]:
+    """Options for one rounding of a product and a sum, where the processor has that."""
+    facts = Path("/proc/cpuinfo")
+    return ("-ffp-contract=fast", "-mfma") if facts.exists() and " fma " in facts.read_text(encoding="utf-8") else ()
 
 
 def _sanitizer() -> str:
@@ -167,7 +174,15 @@ def _companions(code: str, expression: str) -> tuple[str, ...]:
 def _build(code: str, expressions: tuple[str, ...], include: tuple[str, ...]) -> ctypes.CDLL:
     accesses() if _sanitizer() == "accesses" else _runtime()
     headers = [path for folder in include for path in sorted(Path(folder).glob("*.cuh"))]
-    flags = (*FLAGS, *SANITIZERS[_sanitizer()], "-include", str(HERE / "cuda_host.h"), *(f"-I{folder}" for folder in include))
+    contraction = _contraction() if _sanitizer() == "thread" else ()
+    flags = (
+        *FLAGS,
+        *SANITIZERS[_sanitizer()],
+        *contraction,
+        "-include",
+        str(HERE / "cuda_host.h"),
+        *(f"-I{folder}" for folder in include),
+    )
     entries = "".join(_ENTRY.format(number=number, expression=expression) for number, expression in enumerate(expressions))
     # Without the namespace, shared memory of templates would be open to other libraries, and get no redzones.
     name = expressions[0].partition("<")[0]
