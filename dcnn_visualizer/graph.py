@@ -6,6 +6,7 @@ back, receptive fields) is written once.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
@@ -13,6 +14,8 @@ from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
 
 #: The index that stands for the picture itself among a step's inputs.
 PICTURE = -1
+#: Names that a message lists; of more it tells the first and the last.
+LISTED = 16
 
 
 class Step(NamedTuple):
@@ -45,11 +48,32 @@ class Composite(Protocol):
         """
         ...
 
+    def __getitem__(self, path: str) -> Any:
+        """The layer of a path within it."""
+        ...
+
 
 def is_composite(layer: Any) -> TypeGuard[Composite]:
     """Whether a layer is made of layers."""
     # To ask the protocol itself takes Python a hundred times as long.
     return hasattr(layer, "add_to_graph")
+
+
+def no_layer(path: str, names: Iterable[str], kind: str = "layer") -> str:
+    """What to say to whoever asks for a layer that isn't there: the nearest names, and what there is.
+
+    Args:
+        path: The name asked for.
+        names: Those there are, in order; empty ones are left out.
+        kind: What they are names of.
+    """
+    known = [name for name in names if name]
+    by_lower = {name.lower(): name for name in reversed(known)}
+    near = [by_lower[name] for name in difflib.get_close_matches(path.lower(), by_lower)]
+    guess = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    few = len(known) <= LISTED
+    there = ", ".join(map(repr, known)) if few else f"{len(known)}, from {known[0]!r} to {known[-1]!r}"
+    return f"no {kind} {path!r}; {guess}there are {there or 'none'}"
 
 
 class Graph:
@@ -87,10 +111,10 @@ class Graph:
         """Index of the step that a layer's path names.
 
         Raises:
-            KeyError: There is no such layer; the message lists those there are.
+            KeyError: There is no such layer; the message tells the nearest.
         """
         if path not in self.layers:
-            raise KeyError(f"no layer {path!r}; there are {', '.join(map(repr, self.layers))}")
+            raise KeyError(no_layer(path, self.layers))
         return self.layers[path]
 
     def sole_takers(self, steps: Iterable[int]) -> dict[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
 from dcnn_visualizer.evaluation import evaluate
-from dcnn_visualizer.graph import PICTURE, Graph, is_composite
+from dcnn_visualizer.graph import PICTURE, Graph, is_composite, no_layer
 from dcnn_visualizer.traceable_nodes import Add, Concatenate
 
 #: One node for all, by which a recording tells that its graph is still the same.
@@ -107,9 +107,9 @@ class TraceableChain(_GraphChain):
         """Takes a layer out of the row.
 
         Raises:
-            AttributeError: The layer is picked by name.
+            AttributeError: The layer, or one within it, is picked by name.
         """
-        if self._pick is not ... and name in self._picked():
+        if self._pick not in (..., None) and name in map(self._owner, self._picked()):
             raise AttributeError(f"layer {name!r} is picked; change pick first")
         super().__delattr__(name)
         if name in self.layer_names:
@@ -121,10 +121,19 @@ class TraceableChain(_GraphChain):
         Raises:
             KeyError: There is no such layer.
         """
-        name, _, rest = path.partition("/")
+        name = self._owner(path)
         if name not in self.layer_names:
-            raise KeyError(f"no layer {name!r}; there are {', '.join(map(repr, self.layer_names))}")
-        return getattr(self, name)[rest] if rest else getattr(self, name)
+            raise KeyError(no_layer(name, self.layer_names))
+        layer: Any = getattr(self, name)
+        if not path.startswith(f"{name}/"):
+            return layer
+        if not is_composite(layer):
+            raise KeyError(f"no layer {path!r}: {name!r} is a single layer")
+        return layer[path.removeprefix(f"{name}/")]
+
+    def _owner(self, path: str) -> str:
+        """Name of the layer that a path names, or within which it names one."""
+        return path.partition("/")[0]
 
     @property
     def pick(self) -> str | tuple[str, ...] | None:
@@ -137,7 +146,7 @@ class TraceableChain(_GraphChain):
         graph = self.graph()
         for name in () if chosen is None else (chosen,) if isinstance(chosen, str) else chosen:
             if name not in graph.layers:
-                raise ValueError(f"no layer {name!r} to pick; there are {', '.join(map(repr, graph.layers))}")
+                raise ValueError(no_layer(name, graph.layers))
         self._pick = chosen
 
     def _picked(self) -> tuple[str, ...]:
@@ -146,7 +155,7 @@ class TraceableChain(_GraphChain):
 
     def remove_unused(self) -> None:
         """Deletes the layers behind the last picked one."""
-        names = {path.partition("/")[0] for path in self._picked()}
+        names = set(map(self._owner, self._picked()))
         last = max(self.layer_names.index(name) for name in names)
         for name in self.layer_names[last + 1 :]:
             delattr(self, name)
@@ -258,7 +267,7 @@ class TraceableParallel(_GraphChain):
         """The layer of a path within the block."""
         name, _, rest = path.partition("/")
         if name not in self.branch_names:
-            raise KeyError(f"no branch {name!r}; there are {', '.join(map(repr, self.branch_names))}")
+            raise KeyError(no_layer(name, self.branch_names, "branch"))
         return getattr(self, name)[rest] if rest else getattr(self, name)
 
     def add_to_graph(self, graph: Graph, path: str, source: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dcnn_visualizer.graph import PICTURE, Graph
+from dcnn_visualizer.graph import PICTURE, Graph, no_layer
 from dcnn_visualizer.traceable_chain import TraceableChain
 from dcnn_visualizer.traceable_nodes import TraceableNode
 
@@ -65,7 +65,7 @@ class TraceableGraph(TraceableChain):
             ValueError: A layer has this path.
         """
         if last not in self.layer_names:
-            raise KeyError(f"no layer {last!r}; there are {', '.join(map(repr, self.layer_names))}")
+            raise KeyError(no_layer(last, self.layer_names))
         if not path or path in self.layer_names:
             raise ValueError(f"a block's path must be free and not empty, got {path!r}")
         self._blocks[path] = last
@@ -77,24 +77,15 @@ class TraceableGraph(TraceableChain):
             KeyError: There is no such layer.
         """
         if name not in self.layer_names:
-            raise KeyError(f"no layer {name!r}; there are {', '.join(map(repr, self.layer_names))}")
+            raise KeyError(no_layer(name, self.layer_names))
         place = self.layer_names.index(name)
         return self._sources.get(name, (self.layer_names[place - 1] if place else PICTURE,))
 
-    def __getitem__(self, path: str) -> Any:
-        """The layer of a path; for a block's path its last layer.
-
-        Raises:
-            KeyError: There is no such layer.
-        """
+    def _owner(self, path: str) -> str:
         name = self._blocks.get(path, path)
         if name in self.layer_names:
-            return getattr(self, name)
-        # Within a chain that is one of the layers.
-        for name in self.layer_names:
-            if path.startswith(f"{name}/") and isinstance(getattr(self, name), TraceableChain):
-                return getattr(self, name)[path[len(name) + 1 :]]
-        raise KeyError(f"no layer {path!r}; there are {', '.join(map(repr, self.layer_names))}")
+            return name
+        return next((other for other in self.layer_names if path.startswith(f"{other}/")), path)
 
     def __delattr__(self, name: str) -> None:
         """Takes a layer out.

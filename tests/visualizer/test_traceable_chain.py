@@ -1,4 +1,5 @@
 import io
+import re
 
 import chainer
 import chainer.functions as F
@@ -59,6 +60,35 @@ def test_deleting_layers(model, x):
     assert not hasattr(model, "fc4")
     assert model(x).shape == (2, 5, 13, 13)
     assert len(list(model.params())) == 4
+    model.pick = None
+    del model.conv2
+    assert model.layer_names[-1] == "conv1_lrn"
+    assert model(x).shape == (2, 10, 15, 15)
+
+
+def test_a_layer_stays_while_one_within_it_is_picked(x):
+    model = TraceableChain(block=TraceableResidual(TraceableChain(relu=tn.TraceableReLU())), tail=tn.TraceableReLU())
+    model.pick = "block/relu"
+    with pytest.raises(AttributeError, match="picked"):
+        del model.block
+    del model.tail
+    assert model(x).shape == x.shape
+
+
+def test_names_that_are_not_there_are_told_the_nearest():
+    model = TraceableChain(
+        conv1=tn.TraceableReLU(), block=TraceableResidual(TraceableChain(expand=tn.TraceableReLU(), project=tn.TraceableReLU()))
+    )
+    for path, nearest in (("Conv1", "did you mean 'conv1'?"), ("block/projct", "did you mean 'project'?")):
+        with pytest.raises(KeyError, match=re.escape(nearest)):
+            model[path]
+        with pytest.raises(KeyError, match="did you mean"):
+            model.graph().index(path)
+    with pytest.raises(KeyError, match="'conv1' is a single layer"):
+        model["conv1/relu"]
+    many = TraceableChain(**{f"layer{number}": tn.TraceableReLU() for number in range(40)})
+    with pytest.raises(KeyError, match=r"no layer 'pool'; there are 40, from 'layer0' to 'layer39'"):
+        many.graph().index("pool")
 
 
 @pytest.mark.parametrize("seed", range(4))

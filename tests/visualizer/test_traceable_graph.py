@@ -101,6 +101,8 @@ def test_unused_layers_go(net, x):
         delattr(net, "join")
     net.pick = "body"
     net.remove_unused()
+    with pytest.raises(AttributeError, match="picked"):
+        delattr(net, "body/d")
     assert net.layer_names == ["stem/a", "stem/b", "body/relu", "body/c", "body/d"]
     np.testing.assert_allclose(net(x).array, expected, atol=1e-5)
 
