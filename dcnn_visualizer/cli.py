@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from dcnn_visualizer import dataset
     from dcnn_visualizer.models import NamedModel
 
 PROGRAM = "dcnn-visualizer"
@@ -43,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     traceback = "--traceback" in (sys.argv[1:] if arguments is None else arguments)
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Not every terminal knows every letter.
+            sys.stdout.reconfigure(errors="replace")
         options = _parser().parse_args(arguments)
         options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", choices=("activation", "one"), default="activation", help="the signal that starts (default: activation)"
     )
     project.add_argument(
-        "--percentile", type=float, default=99, help="of the magnitudes; those beyond it are clipped (default: 99)"
+        "--percentile",
+        type=_percentile,
+        default=99,
+        metavar="N",
+        help="of the magnitudes; those beyond it are clipped (default: 99)",
     )
 
     gallery = _command(commands, "gallery", _gallery, "draw what excites each channel most in a folder, and the projections")
@@ -125,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fill",
         type=_fill,
         default="mean",
+        metavar="FILL",
         help="the picture's 'mean' (the default), its mean per 'channel', or a pixel value from 0 to 255",
     )
     occlude.add_argument(
@@ -133,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="channel or class to watch (default: of a layer of one number a unit the strongest, else the mean over all)",
     )
-    occlude.add_argument("--alpha", type=float, default=0.6, help="weight of the heat map over the picture (default: 0.6)")
+    occlude.add_argument(
+        "--alpha", type=_share, default=0.6, metavar="N", help="weight of the heat map over the picture, 0 to 1 (default: 0.6)"
+    )
     occlude.add_argument("--save", type=Path, metavar="FILE.npz", help="also save the map, for SaliencyMap.load")
     return parser
 
@@ -147,7 +161,9 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     network = command.add_argument_group("a factory's network")
-    network.add_argument("--weights", type=Path, metavar="FILE.npz", help="its weights, by chainer.serializers.save_npz")
+    network.add_argument(
+        "--weights", type=Path, metavar="FILE", help="its weights by name: npz, as Chainer saves them, HDF5 or safetensors"
+    )
     network.add_argument("--size", type=_pair, metavar="N or HxW", help="size of its pictures (default: as they are)")
     network.add_argument("--mean", type=_numbers, default=(0.0,), metavar="N or R,G,B", help="subtracted from pixels 0..255")
     network.add_argument("--std", type=_numbers, default=(1.0,), metavar="N or R,G,B", help="then divided by")
@@ -168,19 +184,20 @@ def _add_picture(command: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from dcnn_visualizer import demo
 
-    demo.run(options.out, options.picture)
+    demo.run(options.out, options.picture, _shows_progress())
 
 
 def _layers(options: argparse.Namespace) -> None:
     from dcnn_visualizer import desalinet
     from dcnn_visualizer.layer_table import layer_table
+    from dcnn_visualizer.models import USUAL_SIZE
 
     model = _load(options)
-    rows, columns = model.preprocessing.size or (224, 224)
+    rows, columns = model.preprocessing.size or USUAL_SIZE
     coverage = getattr(desalinet, METHODS[options.method])(model.chain).coverage() if options.method else None
     shape = (model.preprocessing.channels, rows, columns)
-    print(f"{model.name}, for a picture of {'x'.join(map(str, shape))}")
-    print(layer_table(model.chain, shape, coverage))
+    table = layer_table(model.chain, shape, coverage)
+    print(f"{model.name}, for a picture of {'x'.join(map(str, shape))}\n{table}")
 
 
 def _project(options: argparse.Namespace) -> None:
@@ -207,10 +224,11 @@ def _gallery(options: argparse.Namespace) -> None:
     preprocessing = model.preprocessing
     folder = dataset.Folder(options.folder, lambda picture: preprocessing(preprocessing.crop(picture)))
     reversal = getattr(desalinet, METHODS[options.method])(model.chain)
-    top = top_activations(model.chain, folder, options.layer, options.k, options.channels)
+    top = top_activations(model.chain, _with_progress(folder, "looking"), options.layer, options.k, options.channels)
     if options.channels is None:
         top = top.of_rows(slice(16))
-    drawn = draw(project_top_activations(reversal, folder, top), top, preprocessing.to_pixels, preprocessing.to_rgb)
+    projections = project_top_activations(reversal, _with_progress(folder, "projecting"), top)
+    drawn = draw(projections, top, preprocessing.to_pixels, preprocessing.to_rgb)
     dataset.write_png(options.out, drawn)
     whom = ", ".join(map(str, top.channels))
     print(f"wrote {options.out}: {METHODS[options.method]} of {options.layer!r}, the strongest places of channels {whom}")
@@ -220,8 +238,9 @@ def _occlude(options: argparse.Namespace) -> None:
     from dcnn_visualizer import dataset, files, rendering
     from dcnn_visualizer.occlusion import SaliencyMap, SaliencyVisualizer
 
-    for path in filter(None, (options.out, options.save)):
-        files.check_writable(path)
+    out, save = (path and files.check_writable(path) for path in (options.out, options.save))
+    if out == save:
+        raise UsageError(f"--out and --save must name two files, got {options.out} for both")
     picture = dataset.read_picture(options.picture)
     model = _load(options)
     cropped = model.preprocessing.crop(picture)
@@ -240,7 +259,7 @@ def _occlude(options: argparse.Namespace) -> None:
         options.stride,
         fill=fill,
         windows=options.windows,
-        progress=importlib.util.find_spec("tqdm") is not None,
+        progress=_shows_progress(),
     )
     assert isinstance(saliency, SaliencyMap)  # of one picture
     limit = rendering.magnitude_limit(saliency.plane(channel=channel))
@@ -255,6 +274,19 @@ def _occlude(options: argparse.Namespace) -> None:
     print(f"wrote {options.out}: change of {options.layer!r}, {whom}, when hidden; red is up, blue is down, to {limit:.3g}")
     if options.save is not None:
         print(f"wrote {options.save}")
+
+
+def _shows_progress() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+
+
+def _with_progress(pictures: dataset.Folder, doing: str) -> Iterable[Any]:
+    """The pictures, with a bar on a terminal where the whole takes longer than a second."""
+    if not _shows_progress():
+        return pictures
+    from tqdm import tqdm
+
+    return tqdm(pictures, doing, unit="picture", delay=1)
 
 
 def _load(options: argparse.Namespace) -> NamedModel:
@@ -297,14 +329,24 @@ def _index(text: str) -> int | tuple[int, ...]:
 
 
 def _fill(text: str) -> str | float:
-    if text in ("mean", "channel"):
-        return text
+    return text if text in ("mean", "channel") else _number(text, 0, 255, "'mean', 'channel' or a pixel value from 0 to 255")
+
+
+def _percentile(text: str) -> float:
+    return _number(text, math.ulp(0), 100, "a number above 0 and at most 100")
+
+
+def _share(text: str) -> float:
+    return _number(text, 0, 1, "a number from 0 to 1")
+
+
+def _number(text: str, low: float, high: float, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 255:
-        raise argparse.ArgumentTypeError(f"expected 'mean', 'channel' or a pixel value from 0 to 255, got {text!r}")
+        value = math.nan
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 
 
@@ -313,7 +355,3 @@ def _png(text: str) -> Path:
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
     return path
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,9 @@ from dcnn_visualizer.files import whole_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: Kinds of files that Pillow knows, but reads by other programs' help or not at all.
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
+
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a picture, turned the way its camera was held, transparent places white; of several frames the first.
@@ -61,34 +64,50 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, np.ndarr
         OSError: The folder is missing, or is none.
         ImportError: Pillow isn't installed.
     """
-    _require_pillow()
-    from PIL import Image
-
-    extensions = Image.registered_extensions()
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
-    return ((path, read_picture(path)) for path in paths if path.is_file())
+    return ((path, read_picture(path)) for path in _pictures_in(folder))
 
 
 class Folder:
-    """The pictures of a folder, by name, read anew each time that they are gone through; see :func:`read_folder`.
+    """The pictures of a folder, by name, as :func:`read_folder` reads them; they are read anew each time they are gone through.
+
+    Which they are is settled at the start, so that their numbers stay.
 
     Args:
         folder: The folder.
         prepare: What is done to each picture, such as a network's preprocessing; None for nothing.
 
+    Attributes:
+        paths: Their files.
+
     Raises:
         OSError: The folder is missing, or is none.
+        ValueError: There are no pictures in it.
         ImportError: Pillow isn't installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], prepare: Callable[[np.ndarray], Any] | None = None) -> None:
-        self.folder, self.prepare = folder, prepare
-        read_folder(folder)
+        self.paths, self.prepare = _pictures_in(folder), prepare
+        if not self.paths:
+            raise ValueError(f"there are no pictures in the folder {os.fspath(folder)!r}")
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.paths)
 
     def __iter__(self) -> Iterator[Any]:
         """The pictures, prepared; one that can't be read raises when its turn comes."""
-        for _, picture in read_folder(self.folder):
+        for picture in map(read_picture, self.paths):
             yield picture if self.prepare is None else self.prepare(picture)
+
+
+def _pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a folder that are pictures by their extensions, by name."""
+    _require_pillow()
+    from PIL import Image
+
+    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
+    files = (path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
+    return sorted(path for path in files if path.is_file())
 
 
 def fit(picture: np.ndarray, size: PairLike) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dcnn_visualizer import dataset
 from dcnn_visualizer.desalinet import DeconvNet, DeSaliNet, SaliNet
-from dcnn_visualizer.files import whole_file
+from dcnn_visualizer.files import check_writable, whole_file
 from dcnn_visualizer.models import NamedModel, load_model
 from dcnn_visualizer.occlusion import SaliencyVisualizer
 from dcnn_visualizer.plotting import show
@@ -28,12 +28,15 @@ KSIZE, STRIDE = 40, 20
 NEEDS = "the demo needs more packages: pip install 'dnn-visualizer[demo]'"
 
 
-def run(out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | None = None) -> list[Path]:
+def run(
+    out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | None = None, progress: bool = False
+) -> list[Path]:
     """Classifies a photograph by EfficientNet-Lite0, and draws why.
 
     Args:
         out: Folder for the figures; made if it isn't there.
         picture: The photograph; None for scikit-image's cat.
+        progress: Whether to show a progress bar (tqdm).
 
     Returns:
         The figures written: ``early.png``, ``middle.png``, ``late.png``, each with one channel by DeconvNet, SaliNet and
@@ -50,6 +53,8 @@ def run(out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | 
     photograph = _cat() if picture is None else dataset.read_picture(picture)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (*LAYERS, "occlusion"):
+        check_writable(folder / f"{name}.png")
     model = load_model("efficientnet-lite0")
     x = model.preprocessing(model.preprocessing.crop(photograph))
     # What the network sees, at the photograph's own resolution.
@@ -68,7 +73,7 @@ def run(out: str | os.PathLike[str] = "demo", picture: str | os.PathLike[str] | 
         written.append(_save(figure, folder / f"{depth}.png"))
         print(f"{written[-1]}: {layer!r}, channel {channel}, {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
-    figure = _draw_occlusion(model, x, square, winner)
+    figure = _draw_occlusion(model, x, square, winner, progress)
     written.append(_save(figure, folder / "occlusion.png"))
     print(f"{written[-1]}: score of {model.class_names[winner]!r}, {time.perf_counter() - began:.1f} s")
     return written
@@ -121,12 +126,10 @@ def _draw_projections(model: NamedModel, x: np.ndarray, square: np.ndarray, dept
     return figure
 
 
-def _draw_occlusion(model: NamedModel, x: np.ndarray, square: np.ndarray, winner: int) -> Figure:
+def _draw_occlusion(model: NamedModel, x: np.ndarray, square: np.ndarray, winner: int, progress: bool) -> Figure:
     from matplotlib.figure import Figure
 
-    saliency = SaliencyVisualizer(model.chain).analyze(
-        x, SCORES, KSIZE, STRIDE, progress=importlib.util.find_spec("tqdm") is not None
-    )
+    saliency = SaliencyVisualizer(model.chain).analyze(x, SCORES, KSIZE, STRIDE, progress=progress)
     figure = Figure(figsize=(8.6, 4.2), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(square)

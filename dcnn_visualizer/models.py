@@ -8,20 +8,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import numpy as np
-from chainer.serializers import NpzDeserializer
 
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer import dataset, rendering
 from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.importers import efficientnet_lite, from_chainer, imagenet
+from dcnn_visualizer.importers.weights import load_weights
 from dcnn_visualizer.traceable_chain import TraceableChain
 
+#: (H, W) of pictures, where none is chosen and it matters.
+USUAL_SIZE = (224, 224)
 #: Colour orders that networks expect.
 COLOURS = ("rgb", "bgr", "grey")
 
@@ -50,7 +51,8 @@ class Preprocessing:
             raise ValueError(f"colours must be one of {COLOURS}, got {self.colours!r}")
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, self.channels) or not np.isfinite(numbers).all():
-                raise ValueError(f"{name} must be 1 or {self.channels} finite numbers, got {list(numbers)}")
+                wanted = "one finite number" if self.channels == 1 else f"1 or {self.channels} finite numbers"
+                raise ValueError(f"{name} must be {wanted}, got {list(numbers)}")
         if 0 in self.std:
             raise ValueError(f"std must not be zero, got {list(self.std)}")
 
@@ -136,9 +138,9 @@ def load_model(
 
     Args:
         name: ``"efficientnet-lite0"``, which brings its weights and its preprocessing; or ``"package.module:factory"``, a
-            callable that returns a TraceableChain or what :func:`dcnn_visualizer.importers.from_chainer` turns into one. The
-            current directory is searched too.
-        weights: npz file for a factory's network, as ``chainer.serializers.save_npz`` wrote it from what the factory returns.
+            callable that returns a TraceableChain, or what :func:`dcnn_visualizer.importers.from_chainer` or
+            :func:`dcnn_visualizer.importers.torch.from_torch` turns into one. The current directory is searched too.
+        weights: File for a factory's network, read by name: see :func:`dcnn_visualizer.importers.weights.load_weights`.
         preprocessing: For a factory's network. Of EfficientNet-Lite0's only the size can be chosen, which must be square.
 
     Raises:
@@ -149,43 +151,26 @@ def load_model(
     """
     if name == "efficientnet-lite0":
         return _efficientnet_lite0(name, weights, preprocessing or Preprocessing())
-    network = _call_factory(name)
+    network, preprocessing = _call_factory(name), preprocessing or Preprocessing()
+    if "torch" in sys.modules and isinstance(network, sys.modules["torch"].nn.Module):
+        chain = _from_torch(network, preprocessing)
+        if weights is not None:
+            load_weights(chain, weights)
+        return NamedModel(name, chain, preprocessing)
     if weights is not None:
+        if not isinstance(network, chainer.Link):
+            raise TypeError(f"weights are for a chainer.Link or a torch.nn.Module, got {type(network).__name__}")
         load_weights(network, weights)
-    chain = network if isinstance(network, TraceableChain) else from_chainer(network)
-    return NamedModel(name, chain, preprocessing or Preprocessing())
+    return NamedModel(name, network if isinstance(network, TraceableChain) else from_chainer(network), preprocessing)
 
 
-def load_weights(network: Any, path: str | os.PathLike[str]) -> None:
-    """Reads a network's weights from an npz file. Unlike ``chainer.serializers.load_npz`` it never unpickles.
+def _from_torch(module: Any, preprocessing: Preprocessing) -> TraceableChain:
+    import torch
 
-    Args:
-        network: A ``chainer.Link``.
-        path: The file that ``chainer.serializers.save_npz`` wrote.
+    from dcnn_visualizer.importers.torch import PICTURES, from_torch
 
-    Raises:
-        TypeError: ``network`` has no weights to read.
-        OSError: The file can't be read.
-        ValueError: It is broken, or holds the weights of another network.
-    """
-    if not isinstance(network, chainer.Link):
-        raise TypeError(f"weights are for a chainer.Link, got {type(network).__name__}")
-    path = Path(path)
-    with path.open("rb") as file:
-        try:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not one for each parameter")
-            with stored:
-                for key, parameter in network.namedparams():
-                    # NumPy would broadcast a small array over a large parameter.
-                    if parameter.array is not None and stored[key.lstrip("/")].shape != parameter.shape:
-                        raise ValueError(f"{key} has shape {stored[key.lstrip('/')].shape}, expected {parameter.shape}")
-                NpzDeserializer(stored).load(network)
-        except KeyError as error:
-            raise ValueError(f"{path} does not hold this network's weights: {error.args[0]}") from error
-        except Exception as error:  # zipfile, zlib and NumPy each meet damage in their own ways.
-            raise ValueError(f"{path} can't be read as weights: {error}") from error
+    noise = np.random.default_rng(0).integers(0, 256, (PICTURES, *(preprocessing.size or USUAL_SIZE), 3), np.uint8)
+    return from_torch(module, torch.from_numpy(np.stack([preprocessing(picture) for picture in noise])))
 
 
 def _efficientnet_lite0(name: str, weights: Any, asked: Preprocessing) -> NamedModel:
@@ -201,9 +186,11 @@ def _efficientnet_lite0(name: str, weights: Any, asked: Preprocessing) -> NamedM
 
 
 def _call_factory(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = name.rpartition(":")
     if not module_name or not attribute:
         raise ValueError(f"unknown model {name!r}; expected 'efficientnet-lite0' or 'package.module:factory'")
+    if module_name.endswith(".py") or {"/", "\\"} & set(module_name):
+        raise ValueError(f"a module goes by its name, not by its file: 'nets:{attribute}' for nets.py here, got {name!r}")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = importlib.import_module(module_name)

@@ -121,7 +121,7 @@ def check_index(index: int | tuple[int, ...] | None, shape: tuple[float, ...]) -
 
     Args:
         index: None, a channel, or a neuron's tuple.
-        shape: The layer's shape without the batch axis.
+        shape: The layer's shape without the batch axis; ``math.inf`` for a size not known yet.
 
     Raises:
         TypeError: Not integers.
@@ -137,7 +137,8 @@ def check_index(index: int | tuple[int, ...] | None, shape: tuple[float, ...]) -
     if isinstance(index, tuple) and len(place) != len(shape):
         raise ValueError(f"a neuron of this layer is addressed by {len(shape)} indices {_axes(shape)}, got {index!r}")
     if any(not 0 <= i < size for i, size in zip(place, shape, strict=False)):
-        raise IndexError(f"index {index!r} is outside the layer, whose shape is {shape}")
+        sizes = ", ".join("any" if size == math.inf else str(size) for size in shape)
+        raise IndexError(f"index {index!r} is outside the layer, whose shape is ({sizes}{',' * (len(shape) == 1)})")
     return place
 
 

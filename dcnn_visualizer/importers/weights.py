@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ _STATISTICS = {"avg_mean": ("running_mean", "moving_mean"), "avg_var": ("running
 _NAMES = {"W": ("weight",), "b": ("bias",), "gamma": ("weight",), "beta": ("bias",), **_STATISTICS}
 #: Counters of training, which networks at inference have no use for.
 _COUNTERS = ("N", "num_batches_tracked")
+#: Names of each kind that a message lists; of more it tells the number.
+LISTED = 8
 
 
 @dataclass
@@ -46,13 +48,14 @@ class WeightsReport:
         return not (self.missing or self.left_over or self.differing)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.matched)} matched"]
-        if self.missing:
-            lines.append(f"missing in the file: {', '.join(self.missing)}")
-        if self.left_over:
-            lines.append(f"left over in the file: {', '.join(self.left_over)}")
-        lines += [f"{name} has shape {own}, in the file {other}" for name, (own, other) in self.differing.items()]
-        return "; ".join(lines)
+        differing = [f"{name} has shape {own}, in the file {other}" for name, (own, other) in self.differing.items()]
+        parts = (("missing in the file: ", self.missing), ("left over in the file: ", self.left_over), ("", differing))
+        return "; ".join([f"{len(self.matched)} matched", *(title + _some(items) for title, items in parts if items)])
+
+
+def _some(items: Sequence[str]) -> str:
+    more = len(items) - LISTED
+    return ", ".join(items) if more <= 0 else f"{', '.join(items[:LISTED])} and {more} more"
 
 
 class WeightsError(ValueError):

@@ -9,6 +9,7 @@ from torch import nn
 
 from dcnn_visualizer.desalinet import SaliNet
 from dcnn_visualizer.importers.torch import from_torch
+from dcnn_visualizer.models import Preprocessing, load_model
 from dcnn_visualizer.occlusion import SaliencyVisualizer
 from tests.peers import torch_networks as networks
 
@@ -106,3 +107,18 @@ def test_occlusion_is_what_hiding_by_hand_gives(name):
                 hidden[:, :, 20 * row : 20 * row + 24, 20 * column : 20 * column + 24] = 0
                 expected = (module(hidden) - module(x))[0].numpy()
                 np.testing.assert_allclose(saliency.data[row, column], expected, atol=1e-4 * abs(module(x)).max().item())
+
+
+def test_the_command_line_takes_a_factory_of_modules(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = pictures(4, 3, 3, 3)
+    factory = (
+        "import torch\n\ndef build():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.ReLU())\n"
+    )
+    (tmp_path / "torch_factory.py").write_text(factory)
+    np.savez(tmp_path / "weights.npz", **{"0.weight": weights.numpy()})
+    model = load_model("torch_factory:build", "weights.npz", Preprocessing((20, 16), mean=(127,), std=(128,)))
+    x = pictures(1, 3, 20, 16)
+    with chainer.no_backprop_mode():
+        got = model.chain(x.numpy()).array
+    np.testing.assert_allclose(got, nn.functional.conv2d(x, weights).relu().numpy(), rtol=1e-5, atol=1e-5)

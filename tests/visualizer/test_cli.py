@@ -11,9 +11,8 @@ import pytest
 from dcnn_visualizer import cli, dataset, demo, rendering
 from dcnn_visualizer.desalinet import DeSaliNet, SaliNet
 from dcnn_visualizer.layer_table import output_shapes, receptive_fields
-from dcnn_visualizer.models import Preprocessing, load_model, load_weights
+from dcnn_visualizer.models import Preprocessing, load_model
 from dcnn_visualizer.occlusion import SaliencyMap, SaliencyVisualizer
-from tests.visualizer.networks import SimpleCNN
 
 FACTORIES = '''
 import chainer
@@ -132,13 +131,17 @@ class TestProject:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["--layer", "conv9"], "no layer 'conv9'; there are 'conv1'"),
+            (["--layer", "conv9"], "no layer 'conv9'; did you mean 'conv2' or 'conv1' or 'conv2_mp'? there are 'conv1'"),
+            (["--layer", "conv2", "--index", "1,2,99"], "index (1, 2, 99) is outside the layer, whose shape is ("),
             (["--layer", "conv2", "--index", "5"], "index 5 is outside the layer, whose shape is (5, 13, 13)"),
             (["--layer", "conv2", "--index", "-1"], "index -1 is outside the layer"),
             (["--layer", "conv2", "--index", "1,2"], "addressed by 3 indices (c, y, x), got (1, 2)"),
             (["--layer", "conv2", "--index", "a"], "expected a channel, '3', or a neuron, '3,5,7', got 'a'"),
             (["--layer", "conv2", "--method", "magic"], "invalid choice: 'magic'"),
-            (["--layer", "conv2", "--percentile", "0"], "percentile must be above 0"),
+            (
+                ["--layer", "conv2", "--percentile", "0"],
+                "--percentile: expected a number above 0 and at most 100, got '0'",
+            ),
             (["--layer", "conv2", "--out", "out.jpg"], "expected a name that ends in .png, got 'out.jpg'"),
             (["--layer", "conv2", "--out", "nowhere/out.png"], "there is no folder 'nowhere'"),
             (["--layer", "conv2", "--size", "0"], "expected a positive integer"),
@@ -174,6 +177,8 @@ class TestModel:
         [
             ("resnet", "unknown model 'resnet'; expected 'efficientnet-lite0' or 'package.module:factory'"),
             ("factories:", "unknown model 'factories:'"),
+            ("./factories.py:simple", "a module goes by its name, not by its file: 'nets:simple' for nets.py"),
+            ("C:\\nets\\factories:simple", "a module goes by its name, not by its file"),
             ("nowhere:simple", "No module named 'nowhere'"),
             ("factories:absent", "module 'factories' has no 'absent'"),
             ("factories:number", "must be callable and return a network, got int"),
@@ -202,10 +207,7 @@ class TestModel:
 
     def test_weights_make_a_network_that_has_no_shape_yet(self):
         chainer.serializers.save_npz("weights.npz", load_model("factories:simple").chain)
-        model = SimpleCNN()
-        assert model.fc3.W.array is None
-        load_weights(model, "weights.npz")
-        assert model.fc3.W.shape == (32, 245)
+        assert load_model("tests.visualizer.networks:SimpleCNN", "weights.npz").chain.fc3.W.shape == (32, 245)
 
     def write_weights(self, kind):
         model = load_model("factories:simple").chain
@@ -235,10 +237,10 @@ class TestModel:
     @pytest.mark.parametrize(
         ("kind", "message"),
         [
-            ("other", "weights.npz does not hold this network's weights: fc4/W is not a file in the archive"),
-            ("shape", "/conv1/b has shape (), expected (10,)"),
-            ("pickle", "weights.npz can't be read as weights: Object arrays cannot be loaded"),
-            ("array", "weights.npz can't be read as weights: it holds one array"),
+            ("other", "weights.npz doesn't fit SimpleCNN: 7 matched; missing in the file: fc4/W"),
+            ("shape", "conv1/b has shape (10,), in the file ()"),
+            ("pickle", "weights.npz can't be read as weights: 'conv1/b.npy' doesn't hold the object array"),
+            ("array", "weights.npz can't be read as weights: it is no npz, HDF5 or safetensors file"),
             ("truncated", "weights.npz can't be read as weights: File is not a zip file"),
             ("damaged", "weights.npz can't be read as weights"),
             ("text", "weights.npz can't be read as weights"),
@@ -329,7 +331,8 @@ class TestOcclude:
             (["--layer", "fc4", "--ksize", "33"], "an occluder of 33x33 is larger than the picture of 32x32"),
             (["--layer", "fc4", "--fill", "black"], "expected 'mean', 'channel' or a pixel value from 0 to 255, got 'black'"),
             (["--layer", "fc4", "--fill", "nan"], "got 'nan'"),
-            (["--layer", "fc4", "--alpha", "2"], "alpha must be between 0 and 1"),
+            (["--layer", "fc4", "--alpha", "2"], "argument --alpha: expected a number from 0 to 1, got '2'"),
+            (["--layer", "fc4", "--save", "out.png"], "--out and --save must name two files"),
             (["--layer", "fc4", "--save", "nowhere/map.npz"], "there is no folder 'nowhere'"),
         ],
     )
@@ -408,6 +411,19 @@ class TestProgram:
         assert failed.returncode == 2
         assert failed.stdout == ""
         assert re.fullmatch(r"dcnn-visualizer: error: no layer 'conv9'; .*\n", failed.stderr)
+
+    @pytest.mark.usefixtures("workplace")
+    def test_letters_that_the_terminal_does_not_know(self, monkeypatch):
+        with open("out.txt", "w", encoding="ascii") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert cli.main(["layers", "factories:simple", "--size", "32", "--method", "salinet"]) == 0
+        assert "W?g: transposed convolution" in Path("out.txt").read_text(encoding="ascii")
+
+    @pytest.mark.usefixtures("workplace")
+    def test_no_output_at_all(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdout", None)
+        assert cli.main([*PROJECT, "--layer", "conv2"]) == 0
+        assert Path("out.png").is_file()
 
 
 class TestDemo:

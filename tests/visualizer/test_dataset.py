@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -86,7 +87,8 @@ class TestReadFolder:
     def test_reads_by_name_and_leaves_out_the_rest(self, tmp_path, pixels):
         for number, name in enumerate(("c.JPG", "a.png", "b.png")):
             saved(tmp_path / name, np.full_like(pixels, number))
-        (tmp_path / "notes.txt").write_text("no picture")
+        for name in ("notes.txt", "paper.pdf", "figure.eps", "weights.h5"):
+            (tmp_path / name).write_text("no picture")
         (tmp_path / "._a.png").write_bytes(b"a Mac's")
         (tmp_path / "d.png").mkdir()
         pictures = list(dataset.read_folder(tmp_path))
@@ -104,6 +106,21 @@ class TestReadFolder:
     def test_a_missing_folder_is_an_error_at_once(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             dataset.read_folder(tmp_path / "nowhere")
+
+
+class TestFolder:
+    def test_is_gone_through_twice_alike(self, tmp_path, pixels):
+        for name in ("b.png", "c.png"):
+            saved(tmp_path / name, pixels)
+        folder = dataset.Folder(tmp_path, lambda picture: picture.sum())
+        assert len(folder) == 2
+        first = list(folder)
+        saved(tmp_path / "a.png", pixels * 0)
+        assert list(folder) == first == [pixels.sum()] * 2
+
+    def test_no_pictures_are_an_error(self, tmp_path):
+        with pytest.raises(ValueError, match="there are no pictures in the folder"):
+            dataset.Folder(tmp_path)
 
 
 class TestFit:
@@ -189,3 +206,27 @@ class TestWholeFile:
     def test_what_is_no_file_is_not_replaced(self, tmp_path):
         with pytest.raises(OSError, match="is no file"), whole_file(tmp_path):
             pass
+
+    def test_a_link_stays_and_what_it_leads_to_is_written(self, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "there" / "a")
+        for contents in (b"new", b"newer"):
+            with whole_file(tmp_path / "link") as file:
+                file.write(contents)
+            assert (tmp_path / "link").is_symlink()
+            assert (tmp_path / "there" / "a").read_bytes() == contents
+        assert os.listdir(tmp_path / "there") == ["a"]
+
+    def test_a_name_may_be_as_long_as_names_may_be(self, tmp_path):
+        longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+        with whole_file(tmp_path / ("a" * longest)):
+            pass
+        assert os.listdir(tmp_path) == ["a" * longest]
+        with pytest.raises(OSError, match="File name too long") as failed, whole_file(tmp_path / ("a" * (longest + 1))):
+            pass
+        assert failed.value.filename == str(tmp_path / ("a" * (longest + 1)))
+
+    def test_a_full_disk_says_for_which_file(self, tmp_path):
+        with pytest.raises(OSError, match=r"No space left on device: '.*a'"), whole_file(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert os.listdir(tmp_path) == []

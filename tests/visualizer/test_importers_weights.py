@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dcnn_visualizer.traceable_nodes as tn
-from dcnn_visualizer.importers.weights import WeightsError, load_weights
+from dcnn_visualizer.importers.weights import WeightsError, WeightsReport, load_weights
 from dcnn_visualizer.traceable_chain import TraceableChain, TraceableResidual
 
 
@@ -97,6 +97,8 @@ def test_nothing_is_written_unless_all_is_well(trained, tmp_path):
     assert report.differing == {"block/body/conv/W": ((4, 4, 3, 3), (4, 4, 1, 1))}
     assert "block/body/conv/W has shape (4, 4, 3, 3), in the file (4, 4, 1, 1)" in str(report)
     assert_unchanged(net, before)
+    several = WeightsReport(missing=[f"layer{number}/W" for number in range(20)])
+    assert str(several).endswith("layer6/W, layer7/W and 12 more")
     assert load_weights(net, tmp_path / "w.npz", strict=False) == report
     np.testing.assert_array_equal(net["stem"].W.array, trained["stem"].W.array)
     np.testing.assert_array_equal(net["stem"].b.array, before["/stem/b"])
