@@ -12,7 +12,9 @@ import chainer
 import dcnn_visualizer.traceable_nodes as tn
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import PadLike, Pads, Pair
+from dcnn_visualizer.graph import PICTURE
 from dcnn_visualizer.traceable_chain import TraceableChain
+from dcnn_visualizer.traceable_graph import TraceableGraph
 
 _Node = TypeVar("_Node", bound=chainer.Link)
 
@@ -121,6 +123,38 @@ def clip(low: float, high: float) -> tn.TraceableNode:
     if low == 0:
         return tn.TraceableReLU() if high == math.inf else tn.TraceableClippedReLU(high)
     return tn.TraceableIdentity() if (low, high) == (-math.inf, math.inf) else tn.TraceableClip(low, high)
+
+
+def selu() -> TraceableChain:
+    """SELU (Klambauer et al., NeurIPS 2017): ELU, scaled."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return in_a_row(elu=tn.TraceableELU(alpha), scale=tn.TraceableAffine(scale))
+
+
+def celu(alpha: float) -> TraceableChain:
+    """CELU (Barron, arXiv:1704.07483): alpha times the ELU of x/alpha."""
+    return in_a_row(narrowed=tn.TraceableAffine(1 / alpha), elu=tn.TraceableELU(), scale=tn.TraceableAffine(alpha))
+
+
+def bounded_below(bound: float | Array) -> TraceableChain:
+    """The larger of x and a constant: a ReLU with its corner there."""
+    return in_a_row(above=tn.TraceableAffine(shift=-bound), relu=tn.TraceableReLU(), shift=tn.TraceableAffine(shift=bound))
+
+
+def bounded_above(bound: float | Array) -> TraceableChain:
+    """The smaller of x and a constant: a ReLU upside down, with its corner there."""
+    below, shift = tn.TraceableAffine(-1.0, bound), tn.TraceableAffine(-1.0, bound)
+    return in_a_row(below=below, relu=tn.TraceableReLU(), shift=shift)
+
+
+def gated(axis: int) -> TraceableGraph:
+    """The first half along an axis times the sigmoid of the second (GLU: Dauphin et al., ICML 2017)."""
+    graph = TraceableGraph()
+    graph.connect("first", tn.TraceablePiece(axis, 0, 2))
+    graph.connect("second", tn.TraceablePiece(axis, 1, 2), PICTURE)
+    graph.connect("sigmoid", tn.TraceableSigmoid(), "second")
+    graph.connect("product", tn.Multiply(), "first", "sigmoid")
+    return graph
 
 
 def prelu(W: Array) -> tn.TraceablePReLU:

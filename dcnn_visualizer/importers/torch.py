@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import operator
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -169,6 +170,17 @@ class _Tracer(fx.Tracer):
         self.in_threads = False
         self.without_gradients: set[fx.Node] = set()
         self._thread = threading.get_ident()
+        self._names: dict[int, str] = {}
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        # fx goes through all parameters for each that it meets.
+        self._names = {id(tensor): name for name, tensor in (*root.named_buffers(), *root.named_parameters())}
+        return super().trace(root, concrete_args)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, torch.Tensor) and (name := self._names.get(id(a))):
+            return self.create_node("get_attr", name, (), {})
+        return super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -184,7 +196,12 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         if threading.get_ident() != self._thread:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
@@ -255,6 +272,8 @@ class _Importer:
         self._changed: dict[fx.Node, fx.Node] = {}
         self._overwritten: dict[fx.Node, fx.Node] = {}
         self._versions: dict[fx.Node, int] = {}
+        # Steps by the memory of what they gave.
+        self._sharing: dict[int, list[fx.Node]] = {}
         self._pieces: dict[fx.Node, Pieces] = {}
         for node in graph.nodes:
             if node.op != "output":
@@ -316,7 +335,26 @@ class _Importer:
                 writer = self._place(self._overwritten[latest])
                 raise UntraceableError(f"{self._place(node)} is used after {writer} has written in its memory")
             return Value(latest, tuple(value.shape))
-        return self._pieces[node] if node in self._pieces else Derived(value)
+        if node in self._pieces:
+            return self._pieces[node]
+        if any(isinstance(part, torch.Tensor) for part in tree_leaves(value)):
+            raise UntraceableError(f"{self._place(node)} isn't supported")
+        return value if isinstance(value, torch.dtype | torch.device) else Derived(value, *self._shape_of(node))
+
+    def _shape_of(self, node: fx.Node) -> tuple[Value | None, int | None]:
+        """The tensor whose shape a step gives, and the axis if it's one size; None of what was calculated."""
+        value = self._values[node]
+        source, *arguments = node.args or (None,)
+        if not isinstance(source, fx.Node) or source not in self._dependent:
+            return None, None
+        if (node.target is getattr and arguments == ["shape"]) or node.target == "size":
+            tensor = self._values[source]
+            axis = next((axis % tensor.ndim for axis in arguments if isinstance(axis, int)), None)
+            return Value(self._latest(source), tuple(tensor.shape)), axis
+        if node.target is operator.getitem and isinstance(value, int) and isinstance(arguments[0], int):
+            of, _ = self._shape_of(source)
+            return of, None if of is None else arguments[0] % len(of.shape)
+        return None, None
 
     def _latest(self, node: fx.Node) -> fx.Node:
         while node in self._changed:
@@ -326,9 +364,10 @@ class _Importer:
         return node
 
     def _note_changes(self, n: fx.Node, value: Any) -> None:
-        for earlier, version in self._versions.items():
+        taken = {_memory(self._values[source]) for source in n.all_input_nodes if source in self._versions}
+        for earlier in itertools.chain.from_iterable(self._sharing[memory] for memory in taken):
             tensor = self._values[earlier]
-            if tensor._version == version:
+            if tensor._version == self._versions[earlier]:
                 continue
             self._versions[earlier] = tensor._version
             whole = isinstance(value, torch.Tensor) and (value.shape, value.stride()) == (tensor.shape, tensor.stride())
@@ -339,13 +378,18 @@ class _Importer:
                 self._overwritten[earlier] = n
         if isinstance(value, torch.Tensor) and n in self._dependent:
             self._versions[n] = value._version
+            self._sharing.setdefault(_memory(value), []).append(n)
 
     def _add(self, n: fx.Node, value: Any, args: Any, kwargs: Any) -> None:
         """Notes the layer that a step amounts to."""
-        if n.target in operators.SPLITS:
+        if n.target in operators.SPLITS and not isinstance(value, torch.Tensor):
             self._pieces[n] = operators.SPLITS[n.target](*args, **kwargs, outputs=value)
             return
         node, sources = self._convert(n, value, args, kwargs)
+        if not all(isinstance(source, Value) for source in sources):
+            raise UntraceableError("it isn't supported on a constant")
+        if value.dtype != self._example.dtype:
+            raise UntraceableError(f"it gives {value.dtype} of pictures in {self._example.dtype}")
         path = self._path(n)
         if n.op == "call_module":
             self._layers.claim(path)
@@ -363,9 +407,11 @@ class _Importer:
                     return operators.MODULES[base](module, *args, **kwargs)
             raise UntraceableError("this module isn't supported")
         if n.target in operators.RESHAPES:
-            sizes: Sequence[Any] = (*args[1:], *kwargs.values()) if n.target in operators.SHAPED else ()
-            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes
+            sizes = operators.sizes_of((*args[1:], *kwargs.values())) if n.target in operators.SHAPED else ()
             return operators.reshape(args[0], tuple(value.shape), sizes)
+        if n.target in operators.SHAPED_LIKE:
+            like = args[1]
+            return operators.reshape(args[0], tuple(value.shape), operators.sizes_of([Derived(like.shape, like)]))
         name = f"{getattr(n.target, '__module__', '')}.{getattr(n.target, '__name__', '')}"
         converter = operators.FUNCTIONS.get(n.target) or operators.FUNCTIONS.get(name)
         if converter is None:
@@ -394,6 +440,10 @@ class _Importer:
         """Name of the module whose ``forward`` takes this step."""
         stack = list((n.meta.get("nn_module_stack") or {}).values())
         return stack[-1][0] if stack else ""
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _check_output(chain: TraceableGraph, example: torch.Tensor, expected: torch.Tensor) -> None:

@@ -45,9 +45,13 @@ class Derived:
 
     Attributes:
         number: What it is for the example.
+        of: The tensor whose shape it is, or one of whose sizes; None of what was calculated.
+        axis: Of one size, the tensor's axis; None of a whole shape.
     """
 
     number: Any
+    of: Value | None = None
+    axis: int | None = None
 
 
 Converted = tuple[tn.TraceableNode | TraceableChain, list[Value]]
@@ -60,6 +64,8 @@ def array_of(tensor: torch.Tensor) -> Array:
     Raises:
         UntraceableError: A dtype or device without arrays.
     """
+    if not isinstance(tensor, torch.Tensor):
+        raise UntraceableError("its weights depend on the picture")
     tensor = tensor.detach()
     if tensor.dtype not in (torch.float32, torch.float64) and not (tensor.is_cuda and tensor.dtype == torch.float16):
         raise UntraceableError(f"weights must be float32 or float64 (on CUDA also float16), got {tensor.dtype}")
@@ -286,7 +292,7 @@ def hardtanh(x: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: boo
 
 def clamp(x: Value, min: float | None = None, max: float | None = None) -> Converted:
     """ReLU, clipped ReLU, and values between other bounds."""
-    if isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
+    if not all(bound is None or isinstance(bound, int | float) for bound in (min, max)):
         raise UntraceableError("it clips to tensors; only numbers are supported")
     return nodes.clip(-math.inf if min is None else float(min), math.inf if max is None else float(max)), [x]
 
@@ -304,6 +310,33 @@ def prelu(x: Value, weight: torch.Tensor) -> Converted:
 def elu(x: Value, alpha: float = 1.0, inplace: bool = False) -> Converted:
     """ELU."""
     return tn.TraceableELU(alpha), [x]
+
+
+def selu(x: Value, inplace: bool = False) -> Converted:
+    """SELU."""
+    return nodes.selu(), [x]
+
+
+def celu(x: Value, alpha: float = 1.0, inplace: bool = False) -> Converted:
+    """CELU."""
+    return nodes.celu(alpha), [x]
+
+
+def glu(x: Value, dim: int = -1) -> Converted:
+    """The first half along an axis times the sigmoid of the second."""
+    (axis,) = _sample_axes(x, dim)
+    return nodes.gated(axis), [x]
+
+
+def softsign(x: Value) -> Converted:
+    """Softsign."""
+    return tn.TraceableSoftsign(), [x]
+
+
+def logsigmoid(x: Value) -> Converted:
+    """Logarithm of the sigmoid, minus the softplus of the negative."""
+    negative, softplus = tn.TraceableAffine(-1.0), tn.TraceableSoftplus()
+    return nodes.in_a_row(negative=negative, softplus=softplus, sign=tn.TraceableAffine(-1.0)), [x]
 
 
 def sigmoid(x: Value) -> Converted:
@@ -445,6 +478,32 @@ def sum_(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
 def amax(x: Value, dim: Any = None, keepdim: bool = False) -> Converted:
     """Maximum over some axes."""
     return tn.TraceableMaximum(_sample_axes(x, dim), keepdim), [x]
+
+
+def var(
+    x: Value, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, correction: int | None = None
+) -> Converted:
+    """Variance over some axes, unbiased by default."""
+    # Instead of axes there may be whether it is unbiased.
+    axes = _sample_axes(x, None if isinstance(dim, bool) else dim)
+    lessened = correction if correction is not None else int(unbiased is not False)
+    return tn.TraceableVariance(axes, keepdim, lessened), [x]
+
+
+def std(
+    x: Value, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, correction: int | None = None
+) -> Converted:
+    """Standard deviation over some axes, unbiased by default."""
+    variance, _ = var(x, dim, unbiased, keepdim, correction)
+    return nodes.in_a_row(variance=variance, root=tn.TraceablePower(0.5)), [x]
+
+
+def normalize(x: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Converted:
+    """Vectors of unit length along an axis."""
+    (axis,) = _sample_axes(x, dim)
+    if p != 2:
+        raise UntraceableError(f"it divides by the norm of order {p}; only 2 is supported")
+    return tn.TraceableUnitVectors(axis, eps), [x]
 
 
 def norm(x: Value, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Converted:
@@ -598,6 +657,25 @@ def div(x: Any, y: Any) -> Converted:
     return tn.TraceablePower(-1), [y]
 
 
+def maximum(x: Any, y: Any = None) -> Converted:
+    """The larger of two tensors, or of a tensor and a constant."""
+    return _bounded(x, y, tn.Maximum(), nodes.bounded_below)
+
+
+def minimum(x: Any, y: Any = None) -> Converted:
+    """The smaller of two tensors, or of a tensor and a constant."""
+    return _bounded(x, y, tn.Maximum(smaller=True), nodes.bounded_above)
+
+
+def _bounded(x: Any, y: Any, node: tn.TraceableNode, by_constant: Callable[[Any], TraceableChain]) -> Converted:
+    if y is None:
+        raise UntraceableError("it goes over the whole batch; axes of a sample are supported")
+    if isinstance(x, Value) and isinstance(y, Value):
+        return _joined(node, x, y)
+    value, constant = (x, y) if isinstance(x, Value) else (y, x)
+    return by_constant(_constant(constant)), [value]
+
+
 def addcmul(x: Any, y: Any, z: Any, value: float = 1) -> Converted:
     """A constant plus the product of a tensor and another constant."""
     tensors = [one for one in (y, z) if isinstance(one, Value)]
@@ -622,6 +700,21 @@ def power(x: Value, exponent: Any) -> Converted:
     if isinstance(x, Value) and isinstance(exponent, int | float):
         return tn.TraceablePower(exponent), [x]
     raise UntraceableError("only powers of a tensor by a number are supported")
+
+
+def absolute(x: Value) -> Converted:
+    """The absolute value."""
+    return tn.TraceableAbsolute(), [x]
+
+
+def exp(x: Value) -> Converted:
+    """The exponential."""
+    return tn.TraceableExponential(), [x]
+
+
+def log(x: Value) -> Converted:
+    """The natural logarithm."""
+    return tn.TraceableLogarithm(), [x]
 
 
 def square(x: Value) -> Converted:
@@ -666,6 +759,28 @@ def _constant(value: Any) -> Any:
     return array_of(value)
 
 
+def expand(x: Value, *sizes: Any) -> Converted:
+    """A tensor stretched to sizes that another has, or that change nothing."""
+    target = sizes_of(sizes)
+    numbers = [size.number if isinstance(size, Derived) else size for size in target]
+    if len(numbers) == len(x.shape) and all(size in (-1, own) for size, own in zip(numbers, x.shape, strict=True)):
+        return tn.TraceableIdentity(), [x]
+    for like in (size.of for size in target if isinstance(size, Derived) and size.of):
+        if like.shape == tuple(own if size == -1 else size for size, own in zip(numbers, x.shape, strict=True)):
+            return expand_as(x, like)
+    raise UntraceableError(f"it stretches shape {tuple(x.shape)} to {numbers}; only another tensor's shape is supported")
+
+
+def sizes_of(arguments: Sequence[Any]) -> list[Any]:
+    """Sizes that were asked for, one by one, of the arguments of an operator that takes several or a shape."""
+    if len(arguments) == 1 and isinstance(arguments[0], Derived) and isinstance(arguments[0].number, Sequence):
+        shape, of = arguments[0].number, arguments[0].of
+        return [Derived(number, of, None if of is None else axis) for axis, number in enumerate(shape)]
+    if len(arguments) == 1 and isinstance(arguments[0], Sequence):
+        return list(arguments[0])
+    return list(arguments)
+
+
 def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> Converted:
     """Whatever keeps the values in their order: view, reshape, flatten, squeeze, unsqueeze.
 
@@ -680,26 +795,47 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
         return tn.TraceableIdentity(), [x]
     if len(outshape) == 2:
         return tn.TraceableFlatten(), [x]
-    kept = 0
-    while kept < min(len(x.shape), len(outshape)) - 2 and x.shape[-1 - kept] == outshape[-1 - kept]:
-        kept += 1
-    shape = list(outshape[1 : len(outshape) - kept])
-    # Sizes that don't come from rows and columns are the same for every picture. If one does, it's what the others leave.
-    open_sizes = []
-    rows_and_columns_kept = kept >= min(2, len(x.shape) - 2)
-    if not sizes:
-        # The last size is what the others leave, in pictures of another size too.
-        shape[-1] = -1
-    for axis, size in enumerate(sizes[1 : 1 + len(shape)]):
-        if size == -1:
-            shape[axis] = -1
-        elif isinstance(size, Derived) and not rows_and_columns_kept and (axis, size.number) != (0, x.shape[1]):
-            open_sizes.append(axis)
-    if len(open_sizes) > 1 or (open_sizes and -1 in shape):
-        raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
-    for axis in open_sizes:
-        shape[axis] = -1
-    return tn.TraceableReshape(shape, kept), [x]
+    if 0 in outshape:
+        raise UntraceableError(f"nothing is left of shape {tuple(x.shape)}")
+    asked = list(sizes[1:]) or [None] * (len(outshape) - 1)
+    steps: list[tn.TraceableNode] = []
+    used = made = 0
+    for taken, given in _matched(x.shape[1:], outshape[1:]):
+        before, made, used = made, made + len(given), used + len(taken)
+        if taken == given:
+            continue
+        # A size that isn't a number of the network's is what the others leave, in pictures of another size too.
+        wanted, kept = asked[before:made], len(x.shape) - 1 - used
+        shape = [-1 if size == -1 or isinstance(size, Derived) else own for size, own in zip(wanted, given, strict=True)]
+        if not sizes:
+            shape[-1] = -1
+        if shape.count(-1) > 1:
+            # Before rows and columns there are channels, which are as many in every picture.
+            if kept < 2:
+                raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+            shape = list(given)
+        steps.append(tn.TraceableReshape(shape, kept, before))
+    return nodes.in_a_row(**{f"part{i}": step for i, step in enumerate(steps)}) if len(steps) > 1 else steps[0], [x]
+
+
+def _matched(shape: Sequence[int], other: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Two shapes of as many values, in the smallest parts that hold as many."""
+    parts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    i = j = 0
+    while i < len(shape) or j < len(other):
+        start, begin = i, j
+        i, j = min(i + 1, len(shape)), min(j + 1, len(other))
+        while (a := math.prod(shape[start:i])) != (b := math.prod(other[begin:j])):
+            if a < b:
+                i += 1
+            else:
+                j += 1
+        parts.append((tuple(shape[start:i]), tuple(other[begin:j])))
+    # Axes of one place at the end belong to what is before them.
+    while len(parts) > 1 and not all(parts[-1]):
+        last, before = parts.pop(), parts.pop()
+        parts.append((before[0] + last[0], before[1] + last[1]))
+    return parts
 
 
 def permute(x: Value, dims: Sequence[int]) -> Converted:
@@ -742,8 +878,11 @@ def split(x: Value, sizes: Any, dim: int = 0, *, outputs: Sequence[torch.Tensor]
 
 
 def chunk(x: Value, chunks: int, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
-    """``chunk``: along the channels."""
-    return split(x, None, dim, outputs=outputs)
+    """``chunk``: along any axis of a sample."""
+    (axis,) = _sample_axes(x, dim)
+    if axis == 1:
+        return split(x, None, dim, outputs=outputs)
+    return Pieces(x, [tn.TraceablePiece(axis, number, chunks) for number in range(len(outputs))])
 
 
 def unbind(x: Value, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
@@ -755,7 +894,7 @@ def unbind(x: Value, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces
     return Pieces(x, [tn.TraceableSlice([*before, place]) for place in range(len(outputs))])
 
 
-def maximum(x: Value, dim: Any = None, keepdim: bool = False, *, outputs: Any) -> Pieces:
+def maximum_along(x: Value, dim: Any = None, keepdim: bool = False, *, outputs: Any) -> Pieces:
     """``max`` along an axis: the maxima, and where they are."""
     return Pieces(x, [tn.TraceableMaximum(_sample_axes(x, dim), keepdim), None])
 
@@ -770,14 +909,21 @@ def getitem(x: Any, index: Any) -> Converted:
     parts = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in parts:
         place = parts.index(Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (len(x.shape) - len(parts) + 1)
+        parts[place : place + 1] = [slice(None)] * (len(x.shape) - len(parts) + parts.count(None) + 1)
     if len(parts) == 2 and parts[0] == slice(None) and isinstance(parts[1], list | torch.Tensor):
         order = torch.as_tensor(parts[1])
         if order.ndim == 1 and order.dtype == torch.int64:
             return tn.TraceableChannels([int(channel) % x.shape[1] for channel in order]), [x]
-    if parts[0] != slice(None) or not all(type(part) is int or isinstance(part, slice) for part in parts):
+    taken = [part for part in parts if part is not None]
+    if parts[0] != slice(None) or not all(type(part) is int or isinstance(part, slice) for part in taken):
         raise UntraceableError(f"it takes the part {index}; only slices and integers behind a whole batch are supported")
-    return tn.TraceableSlice(parts[1:]), [x]
+    rank = len(x.shape) - sum(type(part) is int for part in parts)
+    layers: dict[str, tn.TraceableNode] = {"part": tn.TraceableSlice(taken[1:])}
+    for place, part in enumerate(part for part in parts if type(part) is not int):
+        if part is None:
+            layers[f"axis{place}"] = tn.TraceableReshape((1,), rank - place, place - 1)
+            rank += 1
+    return nodes.in_a_row(**layers) if len(layers) > 1 else layers["part"], [x]
 
 
 def stochastic_depth(x: Value, p: float, mode: str, training: bool = True) -> Converted:
@@ -789,8 +935,10 @@ def stochastic_depth(x: Value, p: float, mode: str, training: bool = True) -> Co
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "view", "reshape", "flatten", "squeeze", "unsqueeze")
 #: Those among them whose arguments are the new shape.
 SHAPED = (torch.reshape, "view", "reshape")
+#: Methods whose argument has the new shape.
+SHAPED_LIKE = ("view_as", "reshape_as")
 #: Converters that take sizes that came of the picture's.
-SIZED = (avg_pool2d, interpolate)
+SIZED = (avg_pool2d, expand, interpolate)
 #: Functions and methods that give several tensors.
 SPLITS: dict[Any, Callable[..., Pieces]] = {
     torch.chunk: chunk,
@@ -799,8 +947,8 @@ SPLITS: dict[Any, Callable[..., Pieces]] = {
     "split": split,
     torch.unbind: unbind,
     "unbind": unbind,
-    torch.max: maximum,
-    "max": maximum,
+    torch.max: maximum_along,
+    "max": maximum_along,
 }
 
 _TARGETS: dict[Converter, tuple[Any, ...]] = {
@@ -819,6 +967,11 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     leaky_relu: (F.leaky_relu, F.leaky_relu_),
     prelu: (F.prelu, torch.prelu),
     elu: (F.elu, F.elu_),
+    selu: (F.selu, F.selu_, torch.selu, torch.selu_),
+    celu: (F.celu, F.celu_, torch.celu, torch.celu_),
+    glu: (F.glu,),
+    softsign: (F.softsign,),
+    logsigmoid: (F.logsigmoid,),
     sigmoid: (torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_"),
     tanh: (torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_"),
     silu: (F.silu,),
@@ -838,10 +991,13 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     mean: (torch.mean, "mean"),
     sum_: (torch.sum, "sum"),
     amax: (torch.amax, "amax"),
+    var: (torch.var, "var"),
+    std: (torch.std, "std"),
     norm: (torch.norm, "norm", torch.linalg.vector_norm),
+    normalize: (F.normalize,),
     local_response_norm: (F.local_response_norm,),
     dropout: (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
-    identity: ("contiguous", "clone", "detach", torch.clone),
+    identity: ("contiguous", "clone", "detach", torch.clone, "to", "type", "type_as", "float", "double", "half"),
     pad: (F.pad,),
     pad_same: ("timm.layers.padding.pad_same",),
     pixel_shuffle: (F.pixel_shuffle, torch.pixel_shuffle),
@@ -854,13 +1010,19 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     sub: (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
     mul: (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
     div: (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"),
+    maximum: (torch.maximum, torch.max, "maximum", "max"),
+    minimum: (torch.minimum, torch.min, "minimum", "min"),
     addcmul: (torch.addcmul, "addcmul"),
     neg: (operator.neg, torch.neg, "neg", "neg_"),
     power: (operator.pow, torch.pow, "pow"),
+    absolute: (operator.abs, torch.abs, torch.absolute, "abs", "absolute"),
+    exp: (torch.exp, "exp"),
+    log: (torch.log, "log"),
     square: (torch.square, "square"),
     sqrt: (torch.sqrt, "sqrt"),
     rsqrt: (torch.rsqrt, "rsqrt"),
     matmul: (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"),
+    expand: ("expand",),
     expand_as: ("expand_as",),
     permute: (torch.permute, "permute"),
     transpose: (torch.transpose, "transpose"),
@@ -928,6 +1090,7 @@ MODULES: dict[type, Converter] = {
     nn.Linear: lambda module, x: linear(x, module.weight, module.bias),
     nn.BatchNorm1d: _batch_normalization,
     nn.BatchNorm2d: _batch_normalization,
+    nn.SyncBatchNorm: _batch_normalization,
     nn.LayerNorm: lambda module, x: layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps),
     nn.RMSNorm: lambda module, x: rms_norm(x, module.normalized_shape, module.weight, module.eps),
     nn.GroupNorm: lambda module, x: group_norm(x, module.num_groups, module.weight, module.bias, module.eps),
@@ -938,6 +1101,11 @@ MODULES: dict[type, Converter] = {
     nn.LeakyReLU: lambda module, x: leaky_relu(x, module.negative_slope),
     nn.PReLU: lambda module, x: prelu(x, module.weight),
     nn.ELU: lambda module, x: elu(x, module.alpha),
+    nn.SELU: lambda module, x: selu(x),
+    nn.CELU: lambda module, x: celu(x, module.alpha),
+    nn.GLU: lambda module, x: glu(x, module.dim),
+    nn.Softsign: lambda module, x: softsign(x),
+    nn.LogSigmoid: lambda module, x: logsigmoid(x),
     nn.Sigmoid: lambda module, x: sigmoid(x),
     nn.Tanh: lambda module, x: tanh(x),
     nn.SiLU: lambda module, x: silu(x),

@@ -18,6 +18,7 @@ from dcnn_visualizer.traceable_nodes.merging import (
     Concatenate,
     Divide,
     MatrixMultiply,
+    Maximum,
     Multiply,
     Stack,
     StretchTo,
@@ -31,14 +32,25 @@ from dcnn_visualizer.traceable_nodes.pooling import (
     TraceableMaxPooling2D,
 )
 from dcnn_visualizer.traceable_nodes.rectifiers import TraceableClippedReLU, TraceableLeakyReLU, TraceablePReLU, TraceableReLU
-from dcnn_visualizer.traceable_nodes.reductions import TraceableMaximum, TraceableMean, TraceableNorm, TraceableSum
+from dcnn_visualizer.traceable_nodes.reductions import (
+    TraceableMaximum,
+    TraceableMean,
+    TraceableNorm,
+    TraceableSum,
+    TraceableVariance,
+)
 from dcnn_visualizer.traceable_nodes.resampling import TraceableResize2D
-from dcnn_visualizer.traceable_nodes.sample_normalization import TraceableGroupNormalization, TraceableLayerNormalization
+from dcnn_visualizer.traceable_nodes.sample_normalization import (
+    TraceableGroupNormalization,
+    TraceableLayerNormalization,
+    TraceableUnitVectors,
+)
 from dcnn_visualizer.traceable_nodes.shapes import (
     TraceableChannels,
     TraceableFlatten,
     TraceableMirrorPadding2D,
     TraceablePadding2D,
+    TraceablePiece,
     TraceablePixelShuffle,
     TraceableReshape,
     TraceableSamePadding2D,
@@ -52,18 +64,22 @@ from dcnn_visualizer.traceable_nodes.sized_pooling import (
     TraceableCeilMaxPooling2D,
 )
 from dcnn_visualizer.traceable_nodes.smooth_activations import (
+    TraceableAbsolute,
     TraceableClip,
     TraceableELU,
     TraceableErf,
+    TraceableExponential,
     TraceableGELU,
     TraceableHardSigmoid,
     TraceableHardSwish,
+    TraceableLogarithm,
     TraceableMish,
     TraceablePower,
     TraceableSigmoid,
     TraceableSiLU,
     TraceableSoftmax,
     TraceableSoftplus,
+    TraceableSoftsign,
     TraceableTanh,
     TraceableTanhGELU,
 )
@@ -75,11 +91,13 @@ __all__ = [
     "Concatenate",
     "Divide",
     "MatrixMultiply",
+    "Maximum",
     "Multiply",
     "PassedOver",
     "Stack",
     "StretchTo",
     "Subtract",
+    "TraceableAbsolute",
     "TraceableAdaptiveAveragePooling2D",
     "TraceableAdaptiveMaxPooling2D",
     "TraceableAffine",
@@ -96,6 +114,7 @@ __all__ = [
     "TraceableDropout",
     "TraceableELU",
     "TraceableErf",
+    "TraceableExponential",
     "TraceableFlatten",
     "TraceableGELU",
     "TraceableGlobalAveragePooling2D",
@@ -107,6 +126,7 @@ __all__ = [
     "TraceableLeakyReLU",
     "TraceableLinear",
     "TraceableLocalResponseNormalization",
+    "TraceableLogarithm",
     "TraceableMaxPooling2D",
     "TraceableMaximum",
     "TraceableMean",
@@ -116,6 +136,7 @@ __all__ = [
     "TraceableNorm",
     "TraceablePReLU",
     "TraceablePadding2D",
+    "TraceablePiece",
     "TraceablePixelShuffle",
     "TraceablePlacewiseLinear",
     "TraceablePower",
@@ -128,9 +149,12 @@ __all__ = [
     "TraceableSlice",
     "TraceableSoftmax",
     "TraceableSoftplus",
+    "TraceableSoftsign",
     "TraceableSum",
     "TraceableTanh",
     "TraceableTanhGELU",
     "TraceableTranspose",
+    "TraceableUnitVectors",
     "TraceableUpsampling2D",
+    "TraceableVariance",
 ]

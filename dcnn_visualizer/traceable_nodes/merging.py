@@ -148,6 +148,39 @@ class Divide(TraceableNode):
         return "quotient rule"
 
 
+class Maximum(TraceableNode):
+    """The larger of two inputs, broadcast as NumPy does (maxout: Goodfellow et al., ICML 2013); back to where it came from.
+
+    Of two that are equal, the first counts, as in Chainer.
+
+    Args:
+        smaller: Whether to give the smaller one instead.
+    """
+
+    shares_record = True
+
+    def __init__(self, smaller: bool = False) -> None:
+        self.smaller = smaller
+
+    def forward(self, x: Any, y: Any) -> chainer.Variable:
+        """Chainer's ``maximum`` or ``minimum``."""
+        return F.minimum(x, y) if self.smaller else F.maximum(x, y)
+
+    def record(self, x: Array, y: Array) -> tuple[Array, tuple[Array, tuple[int, ...], tuple[int, ...]]]:
+        """Keeps where the first input is taken, and both shapes."""
+        first = x <= y if self.smaller else x >= y
+        return array_module(x).where(first, x, y), (first, x.shape, y.shape)
+
+    def reverse(self, signal: Array, record: tuple[Array, tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """The signal for the one that was taken, zero for the other."""
+        first, x_shape, y_shape = record
+        return _summed_to(signal * first, x_shape), _summed_to(signal * ~first, y_shape)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return f"to the {'smaller' if self.smaller else 'larger'} one"
+
+
 class MatrixMultiply(TraceableNode):
     """Matrix product of two inputs over their last two axes; back by the product rule in every method: g·Yᵀ and Xᵀ·g.
 

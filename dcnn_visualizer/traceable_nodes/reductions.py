@@ -89,6 +89,41 @@ class TraceableMean(_Reduction):
         return "adjoint of the average"
 
 
+class TraceableVariance(_Reduction):
+    """Variance over some axes; back by its gradient in every method, 2·g·(x - mean)/(n - correction).
+
+    Args:
+        axes: The axes, counted from 0, the batch, which isn't one of them.
+        keepdims: Whether the axes stay, with a size of one.
+        correction: What the number of values n is lessened by: 0, or 1 for an unbiased estimate.
+    """
+
+    def __init__(self, axes: Sequence[int], keepdims: bool = False, correction: int = 0) -> None:
+        super().__init__(axes, keepdims)
+        self.correction = correction
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's ``average`` and ``sum``."""
+        centred = x - F.broadcast_to(F.average(x, axis=self.axes, keepdims=True), x.shape)
+        return F.sum(F.square(centred), axis=self.axes, keepdims=self.keepdims) / self._divisor(x.shape)
+
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the distances from the mean."""
+        centred = x - x.mean(axis=self.axes, keepdims=True)
+        return (centred * centred).sum(axis=self.axes, keepdims=self.keepdims) / self._divisor(x.shape), centred
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The gradient."""
+        return self._stretched(signal * (2 / self._divisor(record.shape)), record.shape) * record
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"
+
+    def _divisor(self, shape: tuple[int, ...]) -> int:
+        return self._count(shape) - self.correction
+
+
 class TraceableNorm(_Reduction):
     """Root of the sum of squares over some axes; back by its gradient in every method, g·x/y, and zero where all is zero."""
 

@@ -1,4 +1,4 @@
-"""Normalizations by the statistics of each sample itself: layer, group and instance normalization."""
+"""Normalizations by the statistics of each sample itself: layer, group and instance normalization, and unit vectors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import chainer.functions as F
+import numpy as np
 
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_visualizer.traceable_nodes.node import TraceableNode
@@ -123,3 +124,39 @@ class TraceableGroupNormalization(_SampleNormalization):
 
     def _laid_out(self, weights: Any) -> Any:
         return weights.reshape(-1, 1, 1)
+
+
+class TraceableUnitVectors(TraceableNode):
+    """Vectors along an axis over their Euclidean norms; back by its gradient in every method, (g - y·Σ g·y)/norm.
+
+    Args:
+        axis: The axis, the channels by default; it isn't the batch.
+        eps: What shorter vectors are divided by instead.
+    """
+
+    shares_record = True
+
+    def __init__(self, axis: int = 1, eps: float = 1e-12) -> None:
+        self.axis, self.eps = axis, eps
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's ``sum`` and ``sqrt``."""
+        squares = F.sum(F.square(x), axis=self.axis, keepdims=True)
+        norm = F.sqrt(F.clip(squares, self.eps**2, np.finfo(squares.dtype).max))
+        return x / F.broadcast_to(norm, x.shape)
+
+    def record(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Keeps the output and the norms."""
+        xp = array_module(x)
+        norm = xp.maximum(xp.sqrt((x * x).sum(axis=self.axis, keepdims=True)), x.dtype.type(self.eps))
+        return x / norm, (x / norm, norm)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> Array:
+        """The gradient; that of vectors which are too short is g/eps."""
+        y, norm = record
+        along = (signal * y).sum(axis=self.axis, keepdims=True) * (norm > self.eps)
+        return (signal - y * along) / norm
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"

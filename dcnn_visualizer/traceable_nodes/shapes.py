@@ -57,12 +57,13 @@ class TraceableReshape(TraceableNode):
     Args:
         shape: The shape of one sample, without the batch axis; one of its sizes may be -1.
         kept: How many axes at the end stay as they are, whatever their sizes; ``shape`` doesn't hold them.
+        before: How many axes of a sample at the start stay likewise.
     """
 
     shares_record = True
 
-    def __init__(self, shape: Sequence[int], kept: int = 0) -> None:
-        self.shape, self.kept = tuple(shape), kept
+    def __init__(self, shape: Sequence[int], kept: int = 0, before: int = 0) -> None:
+        self.shape, self.kept, self.before = tuple(shape), kept, before
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``reshape``."""
@@ -82,9 +83,9 @@ class TraceableReshape(TraceableNode):
 
     def _outshape(self, inshape: tuple[int, ...]) -> tuple[int, ...]:
         # NumPy can't tell what -1 stands for in an empty batch.
-        sample, kept = math.prod(inshape[1 : len(inshape) - self.kept]), inshape[len(inshape) - self.kept :]
-        known = math.prod(size for size in self.shape if size != -1)
-        return (inshape[0], *(sample // known if size == -1 else size for size in self.shape), *kept)
+        start, end = 1 + self.before, len(inshape) - self.kept
+        changed, known = math.prod(inshape[start:end]), math.prod(size for size in self.shape if size != -1)
+        return (*inshape[:start], *(changed // known if size == -1 else size for size in self.shape), *inshape[end:])
 
 
 class TraceableTranspose(TraceableNode):
@@ -139,24 +140,41 @@ class TraceableSlice(TraceableNode):
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``get_item``."""
-        return chainer.as_variable(x)[self._index()]
+        return chainer.as_variable(x)[self._index(x.shape)]
 
     def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Keeps the input's shape."""
-        return x[self._index()], x.shape
+        return x[self._index(x.shape)], x.shape
 
     def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
         """Zeros around the signal."""
         back = array_module(signal).zeros((len(signal), *record[1:]), signal.dtype)
-        back[self._index()] = signal
+        back[self._index(record)] = signal
         return back
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "zeros around it"
 
-    def _index(self) -> tuple[slice | int, ...]:
+    def _index(self, shape: tuple[int, ...]) -> tuple[slice | int, ...]:
         return (slice(None), *(slice(*place) if isinstance(place, tuple) else place for place in self.places))
+
+
+class TraceablePiece(TraceableSlice):
+    """One of several pieces of each sample along an axis, of which the last may be smaller; back, the rest gets zeros.
+
+    Args:
+        axis: The axis, counted from 0, the batch, which isn't it.
+        number: Which piece, from 0 on.
+        pieces: How many there are.
+    """
+
+    def __init__(self, axis: int, number: int, pieces: int) -> None:
+        self.axis, self.number, self.pieces = axis, number, pieces
+
+    def _index(self, shape: tuple[int, ...]) -> tuple[slice | int, ...]:
+        size = -(-shape[self.axis] // self.pieces)
+        return (*[slice(None)] * self.axis, slice(self.number * size, (self.number + 1) * size))
 
 
 class TraceableChannels(TraceableNode):

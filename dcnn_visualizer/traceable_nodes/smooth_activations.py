@@ -355,3 +355,63 @@ class TraceableSoftmax(TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "its gradient"
+
+
+class TraceableAbsolute(_SmoothActivation):
+    """|x|; back by its derivative in every method, the sign."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``absolute``."""
+        return F.absolute(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).abs(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return array_module(x).sign(x)
+
+
+class TraceableExponential(_SmoothActivation):
+    """exp(x); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``exp``."""
+        return F.exp(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).exp(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return array_module(x).exp(x)
+
+
+class TraceableLogarithm(_SmoothActivation):
+    """The natural logarithm; back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``log``."""
+        return F.log(x)
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return array_module(x).log(x)
+
+    def _derivative(self, x: Array) -> Array:
+        return 1 / x
+
+
+class TraceableSoftsign(_SmoothActivation):
+    """x/(1 + |x|); back by its derivative in every method."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """By Chainer's ``absolute``."""
+        return x / (1 + F.absolute(x))
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return x / (1 + array_module(x).abs(x))
+
+    def _derivative(self, x: Array) -> Array:
+        return 1 / (1 + array_module(x).abs(x)) ** 2

@@ -37,6 +37,9 @@ NODES = {
     "softplus": tn.TraceableSoftplus(1.5),
     "mish": tn.TraceableMish(),
     "clip": tn.TraceableClip(-1.5, 2.0),
+    "absolute": tn.TraceableAbsolute(),
+    "exponential": tn.TraceableExponential(),
+    "softsign": tn.TraceableSoftsign(),
     "square": tn.TraceablePower(2),
     "softmax along rows": tn.TraceableSoftmax(axis=2),
     "layer normalization": tn.TraceableLayerNormalization(RNG.standard_normal(10), RNG.standard_normal(10), 0.1),
@@ -47,6 +50,10 @@ NODES = {
     "sum": tn.TraceableSum((1, 3), keepdims=True),
     "mean": tn.TraceableMean((1,)),
     "norm": tn.TraceableNorm((2, 3), keepdims=True),
+    "variance": tn.TraceableVariance((2, 3), keepdims=True),
+    "unbiased variance": tn.TraceableVariance((1,), correction=1),
+    "unit vectors": tn.TraceableUnitVectors(),
+    "unit vectors along rows": tn.TraceableUnitVectors(3, 5.0),
     "maximum": tn.TraceableMaximum((1,), keepdims=True),
     "maximum of the map": tn.TraceableMaximum((3, 2)),
     "linear by place": tn.TraceablePlacewiseLinear(10, 6, False, NORMAL, NORMAL),
@@ -75,6 +82,9 @@ NODES = {
     "maximum with gaps": tn.TraceableCeilMaxPooling2D(1, 4),
     "padding": tn.TraceablePadding2D(((1, 0), (2, 3)), 0.5),
     "reshape": tn.TraceableReshape((2, -1), kept=1),
+    "reshape in the middle": tn.TraceableReshape((3, -1), kept=1, before=1),
+    "second piece": tn.TraceablePiece(2, 1, 2),
+    "last piece": tn.TraceablePiece(3, 2, 3),
     "transpose": tn.TraceableTranspose((0, 3, 1, 2)),
     "slice": tn.TraceableSlice((slice(1, 3), slice(None), slice(2, -1))),
     "one channel": tn.TraceableSlice((1,)),
@@ -138,7 +148,9 @@ def test_activations_far_from_zero():
 
 
 @pytest.mark.parametrize("shapes", [((2, 4, 5, 6), (2, 4, 1, 1)), ((2, 4, 5, 6), (2, 1, 5, 6)), ((2, 1, 1, 6), (2, 4, 5, 1))])
-@pytest.mark.parametrize("node", [tn.Multiply(), tn.BroadcastAdd(), tn.Subtract(), tn.Divide()])
+@pytest.mark.parametrize(
+    "node", [tn.Multiply(), tn.BroadcastAdd(), tn.Subtract(), tn.Divide(), tn.Maximum(), tn.Maximum(smaller=True)]
+)
 def test_two_inputs_that_stretch(node, shapes):
     rng = np.random.default_rng(3)
     inputs = [chainer.Variable(rng.standard_normal(shape)) for shape in shapes]
