@@ -11,6 +11,7 @@ import numpy as np
 
 import dcnn_kernels as kernels
 from benchmarks.gpu_results import SECONDS_OF_RATES, Results, optional, seconds_left, torch_on_device
+from dcnn_kernels.activations import FUNCTIONS
 from dcnn_kernels.arrays import BackendError
 from dcnn_kernels.cuda.settings import engine, precision
 from dcnn_kernels.geometry import occlusion_windows
@@ -62,6 +63,11 @@ def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
         text = f"mask={masked is not None} rectify={rectify} slope={slope}"
         yield Check("relu_reverse", text, (x, masked), {"rectify": rectify, "slope": slope})
     yield Check("relu_reverse", "slope per channel", (x, mask), {"slope": channel})
+    for function in FUNCTIONS:
+        given = {"function": function, "a": 0.4, "b": 0.3}
+        yield Check("activation", function, (x,), given)
+        yield Check("activation_gradient", function, (x, x[::-1].copy()), given)
+    yield Check("activation_gradient", "silu of one sample", (x[:1], x), {"function": "silu"})
     yield Check("batch_normalization", "", (x, channel, channel, channel, channel), {})
     yield Check("batch_normalization", "(B, C)", (x[:, :, 0, 0], channel, channel, channel, channel), {})
     yield Check("batch_normalization_adjoint", "", (x, channel, channel), {})

@@ -262,3 +262,37 @@ def transposed_convolution_2d(
         for channel in range(channels):
             y[n, channel] += 0.0 if b is None else float(b[channel])
     return y
+
+
+def activation(x: Array, function: str, a: float, b: float) -> Array:
+    y = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        y[place] = _activation(float(x[place]), function, a, b)
+    return y
+
+
+def _activation(x: float, function: str, a: float, b: float) -> float:
+    match function:
+        case "elu":
+            return x if x > 0 else a * math.expm1(x)
+        case "erf":
+            return math.erf(x)
+        case "gelu":
+            return x * (1 + math.erf(x / math.sqrt(2))) / 2
+        case "gelu_tanh":
+            return x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+        case "hard_sigmoid":
+            return min(max(a * x + b, 0), 1)
+        case "hard_swish":
+            return x * min(max(x / 6 + 0.5, 0), 1)
+        case "mish":
+            return x * math.tanh(math.log1p(math.exp(x)))
+        case "sigmoid":
+            return 1 / (1 + math.exp(-x))
+        case "silu":
+            return x / (1 + math.exp(-x))
+        case "softplus":
+            return math.log1p(math.exp(a * x)) / a
+        case "tanh":
+            return math.tanh(x)
+    raise ValueError(function)

@@ -9,6 +9,7 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import chainer.functions as F
 
+import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import Window
 from dcnn_visualizer.traceable_nodes.node import TraceableNode
@@ -21,8 +22,12 @@ class _SmoothActivation(TraceableNode):
     """What activations without a corner at zero share: every method goes back by their derivative, g·f'(x).
 
     Mahendran and Vedaldi's rules are for ReLU, which lets a signal pass or not; these weigh it.
+
+    Attributes:
+        function: Its name among those of :func:`dcnn_kernels.activation`.
     """
 
+    function: str
     shares_record = True
     window = Window((1, 1))
 
@@ -30,107 +35,70 @@ class _SmoothActivation(TraceableNode):
         """Keeps the input."""
         return self.compute(x), x
 
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        return kernels.activation(x, self.function, *self._parameters())
+
     def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
         """g·f'(x)."""
-        return signal * self._derivative(record)
+        return kernels.activation_gradient(record, signal, self.function, *self._parameters())
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "g·f'(x)"
 
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        raise NotImplementedError
-
-    def _derivative(self, x: Array) -> Array:
-        raise NotImplementedError
-
-
-def _sigmoid(x: Array) -> Array:
-    # Of the negative absolute value, so that the exponential can't overflow.
-    xp = array_module(x)
-    small = xp.exp(-xp.abs(x))
-    return xp.where(x < 0, small, 1) / (1 + small)
+    def _parameters(self) -> tuple[float, ...]:
+        return ()
 
 
 class TraceableSigmoid(_SmoothActivation):
     """1 / (1 + exp(-x)); back by its derivative in every method."""
 
+    function = "sigmoid"
+
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``sigmoid``."""
         return F.sigmoid(x)
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return _sigmoid(x)
-
-    def _derivative(self, x: Array) -> Array:
-        return _sigmoid(x) * _sigmoid(-x)
 
 
 class TraceableTanh(_SmoothActivation):
     """The hyperbolic tangent; back by its derivative in every method."""
 
+    function = "tanh"
+
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``tanh``."""
         return F.tanh(x)
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return array_module(x).tanh(x)
-
-    def _derivative(self, x: Array) -> Array:
-        return 1 - array_module(x).tanh(x) ** 2
 
 
 class TraceableSiLU(_SmoothActivation):
     """x·sigmoid(x), also called swish; back by its derivative in every method."""
 
+    function = "silu"
+
     def forward(self, x: Any) -> chainer.Variable:
         """The input times Chainer's ``sigmoid``."""
         return x * F.sigmoid(x)
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return x * _sigmoid(x)
-
-    def _derivative(self, x: Array) -> Array:
-        return _sigmoid(x) * (1 + x * _sigmoid(-x))
 
 
 class TraceableErf(_SmoothActivation):
     """The error function, of which ONNX files make GELU; back by its derivative in every method."""
 
+    function = "erf"
+
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``erf``."""
         return F.erf(x)
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return F.erf(x).array
-
-    def _derivative(self, x: Array) -> Array:
-        return x.dtype.type(2 / math.sqrt(math.pi)) * array_module(x).exp(-x * x)
 
 
 class TraceableGELU(_SmoothActivation):
     """x·P(X ≤ x) for a standard normal X (Hendrycks and Gimpel, arXiv:1606.08415); back by its derivative in every method."""
 
+    function = "gelu"
+
     def forward(self, x: Any) -> chainer.Variable:
-        """The input times the distribution function, by Chainer's ``erf``."""
-        return 0.5 * x * (1 + F.erf(x * (1 / math.sqrt(2))))
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return x * self._distribution(x)
-
-    def _derivative(self, x: Array) -> Array:
-        density = array_module(x).exp(-x * x / 2) * x.dtype.type(1 / math.sqrt(2 * math.pi))
-        return self._distribution(x) + x * density
-
-    @staticmethod
-    def _distribution(x: Array) -> Array:
-        return (1 + F.erf(x * x.dtype.type(1 / math.sqrt(2))).array) / 2
+        """The input times the distribution function, by Chainer's ``erfc``."""
+        return 0.5 * x * F.erfc(x * -math.sqrt(0.5))
 
 
 class TraceableHardSigmoid(_SmoothActivation):
@@ -141,6 +109,8 @@ class TraceableHardSigmoid(_SmoothActivation):
         beta: Value at zero.
     """
 
+    function = "hard_sigmoid"
+
     def __init__(self, alpha: float = 1 / 6, beta: float = 0.5) -> None:
         self.alpha, self.beta = alpha, beta
 
@@ -148,29 +118,18 @@ class TraceableHardSigmoid(_SmoothActivation):
         """Chainer's ``clip`` of the line."""
         return F.clip(x * self.alpha + self.beta, 0.0, 1.0)
 
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return array_module(x).clip(x * self.alpha + self.beta, 0, 1)
-
-    def _derivative(self, x: Array) -> Array:
-        line = x * self.alpha + self.beta
-        return ((line > 0) & (line < 1)) * x.dtype.type(self.alpha)
+    def _parameters(self) -> tuple[float, ...]:
+        return self.alpha, self.beta
 
 
 class TraceableHardSwish(_SmoothActivation):
     """x·min(max(x/6 + 1/2, 0), 1), of MobileNetV3 (Howard et al., ICCV 2019); back by its derivative in every method."""
 
+    function = "hard_swish"
+
     def forward(self, x: Any) -> chainer.Variable:
         """The input times Chainer's ``clip`` of the line."""
         return x * F.clip(x / 6 + 0.5, 0.0, 1.0)
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return x * array_module(x).clip(x / 6 + 0.5, 0, 1)
-
-    def _derivative(self, x: Array) -> Array:
-        xp = array_module(x)
-        return xp.where(xp.abs(x) < 3, x / 3 + 0.5, x > 0).astype(x.dtype)
 
 
 class TraceableELU(_SmoothActivation):
@@ -180,6 +139,8 @@ class TraceableELU(_SmoothActivation):
         alpha: Minus the limit far below zero.
     """
 
+    function = "elu"
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
@@ -187,14 +148,8 @@ class TraceableELU(_SmoothActivation):
         """Chainer's ``elu``."""
         return F.elu(x, self.alpha)
 
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        xp = array_module(x)
-        return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)))
-
-    def _derivative(self, x: Array) -> Array:
-        xp = array_module(x)
-        return xp.where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)))
+    def _parameters(self) -> tuple[float, ...]:
+        return (self.alpha,)
 
 
 class TraceableTanhGELU(_SmoothActivation):
@@ -205,20 +160,11 @@ class TraceableTanhGELU(_SmoothActivation):
 
     SLOPE, CUBIC = math.sqrt(2 / math.pi), 0.044715
 
+    function = "gelu_tanh"
+
     def forward(self, x: Any) -> chainer.Variable:
         """By Chainer's ``tanh``."""
         return 0.5 * x * (1 + F.tanh(self.SLOPE * (x + self.CUBIC * x * x * x)))
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return x * (1 + self._tanh(x)) / 2
-
-    def _derivative(self, x: Array) -> Array:
-        tanh = self._tanh(x)
-        return (1 + tanh) / 2 + x * (1 - tanh * tanh) * (1 + 3 * self.CUBIC * x * x) * (self.SLOPE / 2)
-
-    def _tanh(self, x: Array) -> Array:
-        return array_module(x).tanh(self.SLOPE * (x + self.CUBIC * x * x * x))
 
 
 class TraceableSoftplus(_SmoothActivation):
@@ -228,6 +174,8 @@ class TraceableSoftplus(_SmoothActivation):
         beta: How sharp the bend at zero is.
     """
 
+    function = "softplus"
+
     def __init__(self, beta: float = 1.0) -> None:
         self.beta = beta
 
@@ -235,33 +183,18 @@ class TraceableSoftplus(_SmoothActivation):
         """Chainer's ``softplus``."""
         return F.softplus(x, self.beta)
 
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return _softplus(x * self.beta) / self.beta
-
-    def _derivative(self, x: Array) -> Array:
-        return _sigmoid(x * self.beta)
-
-
-def _softplus(x: Array) -> Array:
-    xp = array_module(x)
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+    def _parameters(self) -> tuple[float, ...]:
+        return (self.beta,)
 
 
 class TraceableMish(_SmoothActivation):
     """x·tanh(softplus(x)) (Misra, arXiv:1908.08681); back by its derivative in every method."""
 
+    function = "mish"
+
     def forward(self, x: Any) -> chainer.Variable:
         """By Chainer's ``tanh`` and ``softplus``."""
         return x * F.tanh(F.softplus(x))
-
-    def compute(self, x: Array) -> Array:
-        """Keeps nothing."""
-        return x * array_module(x).tanh(_softplus(x))
-
-    def _derivative(self, x: Array) -> Array:
-        tanh = array_module(x).tanh(_softplus(x))
-        return tanh + x * (1 - tanh * tanh) * _sigmoid(x)
 
 
 class TraceableClip(_SmoothActivation):
@@ -287,8 +220,9 @@ class TraceableClip(_SmoothActivation):
         """Keeps nothing."""
         return array_module(x).clip(x, self.low, self.high)
 
-    def _derivative(self, x: Array) -> Array:
-        return ((x > self.low) & (x < self.high)).astype(x.dtype)
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The signal where the input lies between the bounds."""
+        return signal * ((record > self.low) & (record < self.high))
 
 
 class TraceablePower(_SmoothActivation):
@@ -309,8 +243,9 @@ class TraceablePower(_SmoothActivation):
         """Keeps nothing."""
         return x**self.exponent
 
-    def _derivative(self, x: Array) -> Array:
-        return self.exponent * x ** (self.exponent - 1)
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal * (self.exponent * record ** (self.exponent - 1))
 
 
 class TraceableSoftmax(TraceableNode):

@@ -4,6 +4,7 @@ The backend follows the array, and NumPy arrays go to loops compiled by Numba wh
 ``"compiled"`` or ``"cuda"`` forces one. Only NumPy is needed.
 """
 
+from dcnn_kernels.activations import activation, activation_gradient
 from dcnn_kernels.arrays import BackendError
 from dcnn_kernels.convolution import convolution_2d, transposed_convolution_2d, unpooled_transposed_convolution_2d
 from dcnn_kernels.linear import linear, linear_adjoint
@@ -27,6 +28,8 @@ from dcnn_kernels.relu import clipped_relu, leaky_relu, prelu, relu, relu_mask, 
 
 __all__ = [
     "BackendError",
+    "activation",
+    "activation_gradient",
     "average_pooling_2d",
     "average_pooling_2d_adjoint",
     "batch_normalization",

@@ -154,10 +154,17 @@ T shuffle(const char* file, int line, unsigned mask, T value, int step, int widt
 }  // namespace dcnn_host
 
 // Numbers. CUDA's minima and maxima of floats pass over NaN, as fmin and fmax do.
+using std::erf;
+using std::erfc;
+using std::exp;
+using std::expm1;
+using std::fabs;
 using std::isfinite;
 using std::isinf;
 using std::isnan;
+using std::log1p;
 using std::signbit;
+using std::tanh;
 
 template <typename T>
 T min(T a, T b) {

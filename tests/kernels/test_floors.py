@@ -19,6 +19,8 @@ x, W, switches = np.ones((2, 3, 4, 4)), np.ones((3, 3, 1, 1)), np.zeros((2, 3, 2
 flat, channel = x[..., 0, 0], np.ones(3)
 places = np.zeros((2, 2), np.int64)
 CALLS = {
+    "activation": (x, "silu"),
+    "activation_gradient": (x, x, "silu"),
     "average_pooling_2d": (x, 2),
     "average_pooling_2d_adjoint": (x, 8, 2),
     "batch_normalization": (x, channel, channel, channel, channel),

@@ -97,7 +97,8 @@ def assert_is_gradient(chain, x):
     variable = chainer.Variable(x)
     with chainer.using_config("train", False):
         y = chain(variable)
-    np.testing.assert_allclose(chain.graph().evaluate(x, [len(chain.graph().steps) - 1], lambda n, *i: n.compute(*i))[0], y.array)
+    (computed,) = chain.graph().evaluate(x, [len(chain.graph().steps) - 1], lambda n, *i: n.compute(*i))
+    np.testing.assert_allclose(computed, y.array, atol=1e-12)
     (gradient,) = chainer.grad([y], [variable], [chainer.Variable(y.array)])
     back = SaliNet(chain).analyze(x, chain.layer_names[-1])
     assert abs(back).max() > 0

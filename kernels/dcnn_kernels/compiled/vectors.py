@@ -33,7 +33,7 @@ def positive_bits(typing, mask, byte, x, start, z):
         pointer = pointer_to(context, builder, x, values[2], values[3])
         read = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=x.dtype.bitwidth // 8)
         positive = builder.fcmp_ordered(">", read, ir.Constant(vector, None))
-        above = builder.fcmp_ordered(">=", read, _everywhere(builder, values[4], WORD))
+        above = builder.fcmp_ordered(">=", read, broadcast(builder, values[4], WORD))
         bits = builder.bitcast(builder.and_(positive, builder.not_(above)), ir.IntType(WORD))
         pointer = pointer_to(context, builder, mask, values[0], values[1])
         builder.store(bits, builder.bitcast(pointer, bits.type.as_pointer()), align=1)
@@ -63,7 +63,7 @@ def gate(typing, y, y_start, x, x_start, bits, rectify):
         read, zero = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size), ir.Constant(vector, None)
         stopped = builder.not_(builder.bitcast(values[4], ir.VectorType(ir.IntType(1), WORD)))
         rectified = builder.trunc(values[5], ir.IntType(1))
-        negative = builder.and_(builder.fcmp_ordered("<", read, zero), _everywhere(builder, rectified, WORD))
+        negative = builder.and_(builder.fcmp_ordered("<", read, zero), broadcast(builder, rectified, WORD))
         kept = builder.select(builder.or_(stopped, negative), zero, read)
         pointer = pointer_to(context, builder, y, values[0], values[1])
         builder.store(kept, builder.bitcast(pointer, vector.as_pointer()), align=size)
@@ -130,7 +130,7 @@ def unpool_2x2(typing, y, upper, lower, g, g_start, switches, switches_start):
     return types.void(y, types.int64, types.int64, g, types.int64, switches, types.int64), generate
 
 
-def _everywhere(builder, value, count):
+def broadcast(builder, value, count):
     """A vector of one value."""
     undefined = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
