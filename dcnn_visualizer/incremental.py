@@ -52,6 +52,7 @@ class IncrementalSweep:
 
     Attributes:
         outputs: The watched steps' activations without an occluder, by index.
+        not_finite: Path of the first step that answers NaN or infinity, whose changes can't be told; None if none does.
     """
 
     def __init__(self, graph: Graph, targets: Sequence[int], picture: Array) -> None:
@@ -62,6 +63,7 @@ class IncrementalSweep:
         if any(weights.array is None for node in nodes if isinstance(node, chainer.Link) for weights in node.params()):
             evaluate(graph, picture, self.targets)  # weights take their shapes from the first input
         self.responses = {index: graph.steps[index].node.response() for index in self.order}
+        self.not_finite: str | None = None
         self._lean = False
         self._last_use = {source: index for index in self.order for source in graph.steps[index].inputs}
         self._fold_scales()
@@ -99,6 +101,8 @@ class IncrementalSweep:
             index = next(steps)
             output = compute(node, *inputs)
             self._shapes[index] = output.shape
+            if self.not_finite is None and not bool(array_module(output).isfinite(output).all()):
+                self.not_finite = self.graph.steps[index].path
             if index in read:
                 self._kept[index] = laid_out(output) if output.ndim == 4 else output
             return output
@@ -262,7 +266,7 @@ def measured_change(change: Change, before: Array, measure: str) -> Array:
     grown = (values * (2 * before + values)).sum(axis=axes, dtype=np.float64)
     changed = xp.sqrt(xp.maximum(norm * norm + grown, 0))
     total = changed + norm
-    return xp.where(total > 0, grown / xp.where(total > 0, total, 1), 0).astype(values.dtype)
+    return (grown / xp.where(total == 0, 1, total)).astype(values.dtype)
 
 
 class Watcher:

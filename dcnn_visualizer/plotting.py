@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dcnn_kernels.arrays import Array
 from dcnn_visualizer import rendering
 from dcnn_visualizer.occlusion import SaliencyMap
@@ -27,8 +29,8 @@ def show(
     """Draws a projection or a saliency map, over the photograph if one is given.
 
     Zero is the middle of the colours: mid-grey in a projection, the colormap's middle in a map. Under a map the photograph is
-    drawn in grey, so that all colours are the map's. The map is the last of the axes' images, so
-    ``figure.colorbar(ax.images[-1])`` adds its scale.
+    drawn in grey, so that all colours are the map's; where a map isn't finished, nothing is drawn over it. The map is the last of
+    the axes' images, so ``figure.colorbar(ax.images[-1])`` adds its scale.
 
     Example:
         >>> show(DeSaliNet(model).analyze(x, "conv2", 3))                     # the projection alone
@@ -61,7 +63,7 @@ def show(
         _check_proportions(result.sweep.shape, backdrop)
         backdrop = None if backdrop is None else rendering.in_grey(backdrop)
         values = result.plane(None if backdrop is None else backdrop.shape[:2], absolute, channel)
-        limit = rendering.magnitude_limit(values, percentile)
+        limit = rendering.magnitude_limit(values[~np.isnan(values)], percentile)  # a map may not be finished
         colours = rendering.colormap(cmap or ("magma" if absolute else "RdBu_r"))
         style: dict[str, Any] = {"cmap": colours, "vmin": 0 if absolute else -limit, "vmax": limit}
     else:

@@ -156,7 +156,9 @@ def interpolate(values: np.ndarray, places: Sequence[np.ndarray], at: Sequence[n
         gap = np.where(upper > lower, known[upper] - known[lower], 1)
         weight = np.clip((wanted - known[lower]) / gap, 0, 1).astype(values.dtype)
         weight = weight[:, None] if axis == 0 else weight
-        values = values.take(lower, axis) * (1 - weight) + values.take(upper, axis) * weight
+        low, high = values.take(lower, axis), values.take(upper, axis)
+        # Of a NaN, no share at all.
+        values = np.where(weight == 0, low, np.where(weight == 1, high, low * (1 - weight) + high * weight))
     return values
 
 
@@ -170,7 +172,7 @@ def colorize(
     """Paints numbers.
 
     Args:
-        values: Array of shape (H, W).
+        values: Array of shape (H, W); NaN, in a map that isn't finished, in the colormap's colour for it, black in matplotlib's.
         cmap: Name of a matplotlib colormap, or a callable from [0, 1] to RGB or RGBA.
         value_range: Values at the two ends; by default the values' own range.
         centering: Whether that range is made symmetric about zero.
@@ -184,7 +186,8 @@ def colorize(
         ImportError: ``cmap`` is a name and matplotlib isn't installed.
     """
     if value_range is None:
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         if centering:
             low, high = -max(-low, high, 0.0), max(-low, high, 0.0)
         elif from_zero:
