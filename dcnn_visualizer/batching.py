@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 
 
@@ -44,8 +45,8 @@ def fitting(memory_budget: int | None, bytes_per_item: int, otherwise: int) -> i
     """
     if memory_budget is None:
         return otherwise
-    if not isinstance(memory_budget, int):
-        raise TypeError(f"memory_budget must be a number of bytes, got {memory_budget!r}")
+    if not isinstance(memory_budget, numbers.Integral):
+        raise TypeError(f"memory_budget must be a number of bytes, an integer, got {memory_budget!r}")
     if memory_budget < 1:
         raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget}")
     return min(otherwise, max(1, memory_budget // max(1, bytes_per_item)))

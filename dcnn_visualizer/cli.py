@@ -206,7 +206,7 @@ def _project(options: argparse.Namespace) -> None:
     files.check_writable(options.out)
     picture = dataset.read_picture(options.picture)
     model = _load(options)
-    x = model.preprocessing(model.preprocessing.crop(picture))
+    x = model.preprocessing(picture)
     reversal = getattr(desalinet, METHODS[options.method])(model.chain)
     projections = reversal.analyze(x, options.layer, options.index or [None], options.seed)
     painted = [rendering.projection_to_rgb(model.preprocessing.to_rgb(p), options.percentile) for p in projections]
@@ -222,7 +222,7 @@ def _gallery(options: argparse.Namespace) -> None:
     files.check_writable(options.out)
     model = _load(options)
     preprocessing = model.preprocessing
-    folder = dataset.Folder(options.folder, lambda picture: preprocessing(preprocessing.crop(picture)))
+    folder = dataset.Folder(options.folder, preprocessing)
     reversal = getattr(desalinet, METHODS[options.method])(model.chain)
     top = top_activations(model.chain, _with_progress(folder, "looking"), options.layer, options.k, options.channels)
     if options.channels is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,16 +153,26 @@ def write_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
         ValueError: It has another shape, or floats outside 0..1.
         ImportError: Pillow isn't installed.
     """
+    contents = as_png(picture)
+    with whole_file(path) as file:
+        file.write(contents)
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """The contents of a PNG file of a picture; argument and errors are those of :func:`write_png`."""
     _require_pillow()
     from PIL import Image
 
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(f"a picture must be a numpy.ndarray, got {type(picture).__name__}")
     if picture.dtype.kind == "f":
         if not ((picture >= 0) & (picture <= 1)).all():
             raise ValueError(f"a picture of floats must lie in 0..1, got {picture.min():g}..{picture.max():g}")
         picture = np.rint(picture * 255).astype(np.uint8)
     _check_picture(picture)
-    with whole_file(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _check_picture(picture: np.ndarray) -> None:

@@ -56,7 +56,7 @@ def run(
     for name in (*LAYERS, "occlusion"):
         check_writable(folder / f"{name}.png")
     model = load_model("efficientnet-lite0")
-    x = model.preprocessing(model.preprocessing.crop(photograph))
+    x = model.preprocessing(photograph)
     # What the network sees, at the photograph's own resolution.
     square = dataset.fit(photograph, min(photograph.shape[:2]))
     height, width = photograph.shape[:2]

@@ -6,6 +6,7 @@ the nine places where it answers most strongly, what it sees there, and the proj
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from dcnn_kernels.geometry import Pair, Region
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting
 from dcnn_visualizer.evaluation import evaluate
+from dcnn_visualizer.graph import check_traceable
 from dcnn_visualizer.receptive_field import ReceptiveField, overlap
-from dcnn_visualizer.reversal import SEEDS, SIGNAL_BUDGET, WAYS, Reversal, picture_groups
+from dcnn_visualizer.reversal import SIGNAL_BUDGET, WAYS, Reversal, check_seed, picture_groups
 
 #: Pictures that go forward at once.
 GROUP = 4
@@ -99,9 +101,12 @@ def top_activations(
         TypeError: Not pictures, or ``k`` is no integer.
         ValueError: No pictures, one of a wrong shape or with NaN, or ``k`` below 1.
     """
+    check_traceable(model)
     graph = model.graph()
     target = graph.index(layer)
-    if operator.index(k) < 1:
+    if not isinstance(k, numbers.Integral):
+        raise TypeError(f"k must be an integer, got {k!r}")
+    if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     best: TopActivations | None = None
     count = 0
@@ -148,8 +153,7 @@ def project_top_activations(
     Raises:
         ValueError: An unknown seed, or fewer pictures than before.
     """
-    if seed not in SEEDS:
-        raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
+    check_seed(seed)
     wanted: dict[int, list[tuple[int, int]]] = {}
     for row, rank in zip(*np.indices(top.pictures.shape).reshape(2, -1), strict=True):
         wanted.setdefault(int(top.pictures[row, rank]), []).append((int(row), int(rank)))
@@ -253,6 +257,8 @@ def gallery(
         TypeError: ``images`` can be gone through once only, or holds something else than pictures.
         ValueError: No pictures, or a bad one.
     """
+    if not isinstance(reversal, Reversal):
+        raise TypeError(f"reversal must be a Reversal, such as DeconvNet(model), got {type(reversal).__name__}")
     if iter(images) is images:
         raise TypeError(f"images must be a collection that can be gone through twice, got {type(images).__name__}")
     top = top_activations(reversal.model, images, layer, k, channels)
@@ -315,7 +321,10 @@ def _filled(picture: np.ndarray, white: np.ndarray) -> np.ndarray:
 def _check_channels(channels: Sequence[int] | None, count: int) -> np.ndarray:
     if channels is None:
         return np.arange(count)
-    chosen = np.array([operator.index(channel) for channel in channels], int)
+    try:
+        chosen = np.array([operator.index(channel) for channel in channels], int)
+    except TypeError:
+        raise TypeError(f"channels must be a list of integers, got {channels!r}") from None
     if not len(chosen):
         raise ValueError("channels must name at least one, got none")
     if chosen.min() < 0 or chosen.max() >= count:

@@ -7,7 +7,8 @@ back, receptive fields) is written once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from dcnn_visualizer.traceable_nodes import PassedOver, TraceableNode
@@ -76,6 +77,14 @@ def no_layer(path: str, names: Iterable[str], kind: str = "layer") -> str:
     return f"no {kind} {path!r}; {guess}there are {there or 'none'}"
 
 
+def check_traceable(model: Any) -> None:
+    """Raises TypeError unless a model is a TraceableChain, or one of the blocks that are made of layers."""
+    if not callable(getattr(model, "graph", None)):
+        raise TypeError(
+            f"model must be a TraceableChain, got {type(model).__name__}; dcnn_visualizer.importers turns other chains into one"
+        )
+
+
 class Graph:
     """Steps in topological order.
 
@@ -112,10 +121,23 @@ class Graph:
 
         Raises:
             KeyError: There is no such layer; the message tells the nearest.
+            TypeError: ``path`` is no string.
         """
+        if not isinstance(path, str):
+            raise TypeError(f"layer must be a path, a string, got {path!r}")
         if path not in self.layers:
             raise KeyError(no_layer(path, self.layers))
         return self.layers[path]
+
+    @contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Lets the errors of what a step is given say in which layer they arose."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if type(error) not in (TypeError, ValueError):
+                raise  # it may be made of something else than a message
+            raise type(error)(f"layer {self.steps[index].path!r}: {error}") from error
 
     def sole_takers(self, steps: Iterable[int]) -> dict[int, int]:
         """By index of a step, the one that alone takes its output, and takes it once, among some steps."""
@@ -169,7 +191,8 @@ class Graph:
             _, node, inputs = self.steps[index]
             together, choices = stage(index)
             done.update(together)
-            values[together[-1]] = apply(node, *(values[source] for source in inputs), **choices)
+            with self.naming(index):
+                values[together[-1]] = apply(node, *(values[source] for source in inputs), **choices)
             for source in inputs:
                 if last_use[source] == index and source not in wanted:
                     values.pop(source, None)

@@ -9,7 +9,6 @@ import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import numpy as np
 
-from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.evaluation import compute
 from dcnn_visualizer.graph import PICTURE, Graph
@@ -37,9 +36,39 @@ def layer_table(chain: Any, shape: tuple[int, int, int], coverage: Mapping[str, 
     for (path, node, _), outsize, field in zip(graph.steps, shapes, fields, strict=True):
         # No unit sees more than there is.
         whole = field is None or (field[0] >= shape[1] and field[1] >= shape[2])
-        sees = "all" if whole or field is None else f"{min(field[0], shape[1])}x{min(field[1], shape[2])}"
-        kind = node.describe_layer().removeprefix("Traceable")
-        rows.append((path, kind, "x".join(map(str, outsize)), sees, *([coverage[path]] if coverage is not None else [])))
+        sees = "all" if whole or field is None else _times((min(field[0], shape[1]), min(field[1], shape[2])))
+        rows.append((path, _kind(node), _times(outsize), sees, *([coverage[path]] if coverage is not None else [])))
+    return _in_columns(rows)
+
+
+def layer_list(graph: Graph) -> str:
+    """Lists the layers with their kinds and the shapes of their weights; no picture is needed for that.
+
+    Args:
+        graph: The network.
+
+    Returns:
+        One line a layer under a line of headings.
+    """
+    rows = [("layer", "kind", "weights")]
+    for path, node, _ in graph.steps:
+        weights = sorted(node.namedparams(include_uninit=True)) if isinstance(node, chainer.Link) else []
+        shapes = (
+            f"{name[1:]} {'not known yet' if weight.array is None else _times(weight.shape) or 'one'}" for name, weight in weights
+        )
+        rows.append((path or "(output)", _kind(node), ", ".join(shapes)))
+    return _in_columns(rows)
+
+
+def _kind(node: TraceableNode) -> str:
+    return node.describe_layer().removeprefix("Traceable")
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _in_columns(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -50,23 +79,18 @@ def output_shapes(graph: Graph, shape: tuple[int, int, int]) -> list[tuple[int, 
     Raises:
         ValueError: A step can't take what it is given.
     """
-    steps = range(len(graph.steps))
-    reached = iter(steps)
-
-    def apply(node: TraceableNode, *inputs: Array) -> Array:
-        index = next(reached)
-        try:
-            return compute(node, *inputs)
-        except Exception as error:  # Chainer's own type checks raise what they like.
-            given = ", ".join("x".join(map(str, x.shape[1:])) for x in inputs)
-            raise ValueError(
-                f"layer {graph.steps[index].path!r} can't take an input of {given}, given a picture of "
-                f"{'x'.join(map(str, shape))}: {error}"
-            ) from error
-
+    outputs = {PICTURE: np.zeros((1, *shape), np.float32)}
     with chainer.no_backprop_mode(), chainer.using_config("train", False):
-        outputs = graph.evaluate(np.zeros((1, *shape), np.float32), steps, apply)
-    return [output.shape[1:] for output in outputs]
+        for index, (path, node, inputs) in enumerate(graph.steps):
+            given = [outputs[source] for source in inputs]
+            try:
+                outputs[index] = compute(node, *given)
+            except Exception as error:  # Chainer's own type checks raise what they like.
+                raise ValueError(
+                    f"layer {path!r} can't take an input of {', '.join(_times(x.shape[1:]) for x in given)}, "
+                    f"given a picture of {_times(shape)}: {error}"
+                ) from error
+    return [outputs[index].shape[1:] for index in range(len(graph.steps))]
 
 
 def receptive_fields(graph: Graph) -> list[Pair | None]:

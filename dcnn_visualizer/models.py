@@ -65,15 +65,16 @@ class Preprocessing:
         """The part of a picture that the network sees, to look at: uint8 (H, W, 3) in and out."""
         return picture if self.size is None else dataset.fit(picture, self.size)
 
-    def __call__(self, cropped: np.ndarray) -> np.ndarray:
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
         """The network's input.
 
         Args:
-            cropped: uint8 array of shape (H, W, 3), RGB, as :meth:`crop` gives it.
+            picture: uint8 array of shape (H, W, 3), RGB; cropped first, as :meth:`crop` does.
 
         Returns:
             float32 array of shape (3, H, W), or (1, H, W) for grey.
         """
+        cropped = self.crop(picture)
         pixels = cropped.astype(np.float32).transpose(2, 0, 1)
         if self.colours == "grey":
             pixels = rendering.in_grey(cropped / np.float32(255))[None, :, :, 0] * 255

@@ -5,6 +5,7 @@ After M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional Netw
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting
+from dcnn_visualizer.graph import check_traceable
 from dcnn_visualizer.incremental import PLACES, IncrementalSweep, Watcher, Work, work, work_table
 from dcnn_visualizer.memory import free_memory
 from dcnn_visualizer.reversal import check_picture
@@ -59,6 +61,7 @@ class Approximation:
         seed: Of their choice.
 
     Raises:
+        TypeError: ``coarse`` or ``sample`` is no integer.
         ValueError: A number out of its range.
     """
 
@@ -69,9 +72,11 @@ class Approximation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("threshold", 0, 1), ("coarse", 1, np.inf), ("refined", 0, 1), ("sample", 1, np.inf)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)!r}")
+        for name in ("threshold", "refined"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}")
+        for name in ("coarse", "sample"):
+            check_count(name, getattr(self, name))
 
 
 class SaliencyVisualizer:
@@ -87,9 +92,11 @@ class SaliencyVisualizer:
     """
 
     def __init__(self, model: Any) -> None:
-        if not callable(getattr(model, "graph", None)):
-            raise TypeError(f"model must be a TraceableChain, got {type(model).__name__}")
+        check_traceable(model)
         self.model = model
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__})"
 
     def analyze(
         self,
@@ -130,9 +137,10 @@ class SaliencyVisualizer:
         Raises:
             KeyError: No such layer.
             TypeError: A wrong kind of picture.
-            ValueError: A wrong shape, NaN, a window larger than the picture, an unknown measure, fill or windows.
+            ValueError: A wrong shape, NaN, also in an activation, a window larger than the picture, an unknown measure, fill or
+                windows.
         """
-        layers = [layer] if isinstance(layer, str) else layer
+        layers: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [layer]
         _, single = check_picture(img)
         occluder = Occluder(ksize, stride, fill, windows)
         swept = self.sweep(img, layers, [occluder], measure, batch_size, progress, memory_budget, approximation, partial)
@@ -170,16 +178,22 @@ class SaliencyVisualizer:
         Raises:
             KeyError: No such layer.
             TypeError: A wrong kind of picture.
-            ValueError: A wrong shape, NaN, a window larger than the picture, an unknown measure, fill or windows.
+            ValueError: A wrong shape, NaN, also in an activation, a window larger than the picture, an unknown measure, fill or
+                windows.
         """
         x, _ = check_picture(img)
         graph = self.model.graph()
+        if isinstance(layers, str):
+            raise TypeError(f"layers must be a list of paths, got {layers!r}")
         targets = {layer: graph.index(layer) for layer in layers}
+        if isinstance(occluders, Occluder) or not all(isinstance(one, Occluder) for one in occluders):
+            raise TypeError(f"occluders must be a list of Occluder, got {occluders!r}")
         grids = [occlusion_windows(x.shape[2:], one.ksize, one.stride, one.windows) for one in occluders]
         fills = [[fill_picture(picture, one.fill) for one in occluders] for picture in x]
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+        check_count("batch_size", batch_size)
         fitting(memory_budget, 1, 1)
+        if not isinstance(approximation, Approximation | None):
+            raise TypeError(f"approximation must be an Approximation or None, got {approximation!r}")
         budget = free_memory(x) // 4 if memory_budget is None else memory_budget
 
         swept: list[list[dict[str, SaliencyMap]]] = []
@@ -187,6 +201,10 @@ class SaliencyVisualizer:
             advance = stack.enter_context(_progress_bar(progress, len(x) * sum(grid[..., 0].size for grid in grids)))
             for picture, filled in zip(x, fills, strict=True):
                 way = IncrementalSweep(graph, list(targets.values()), picture[None])
+                if way.not_finite is not None:
+                    raise ValueError(
+                        f"layer {way.not_finite!r} answers NaN or infinity to the picture, so how it changes can't be told"
+                    )
                 measures = {target: check_measure(measure, way.outputs[target].ndim) for target in targets.values()}
                 watcher = Watcher(way, measures, batch_size, budget, advance, partial)
                 swept.append([])
@@ -268,7 +286,7 @@ def fill_picture(picture: Array, fill: Fill) -> Array:
         ValueError: An unknown name, a shape that doesn't fit, or NaN.
     """
     xp = array_module(picture)
-    if isinstance(fill, str):
+    if fill is None or isinstance(fill, str):
         if fill not in ("mean", "channel"):
             raise ValueError(f"fill must be 'mean', 'channel', a number or an array, got {fill!r}")
         return picture.mean(keepdims=True) if fill == "mean" else picture.mean(axis=(1, 2), keepdims=True)
@@ -284,6 +302,14 @@ def fill_picture(picture: Array, fill: Fill) -> Array:
     if not bool(xp.isfinite(filled).all()):
         raise ValueError("fill must be finite, got NaN or infinity in it")
     return filled
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises TypeError unless a number of things is an integer, ValueError unless it is 1 or more."""
+    if not isinstance(count, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def check_measure(measure: str | None, ndim: int) -> str:

@@ -124,7 +124,8 @@ class ReceptiveField:
             node, inputs = self._nodes[index], self._graph.steps[index].inputs
             outside = -math.inf if isinstance(node, TraceableMaxPooling2D) else 0
             taken = [self._take(activations[source], source, index, places, outside) for source in inputs]
-            activations[index], records[index] = node.record(*taken)
+            with self._graph.naming(index):
+                activations[index], records[index] = node.record(*taken)
             self._clear_outside(activations[index], index, self._regions[index], places, 0)
         activation = activations[self._target]
         for channel, place in zip(channels, places, strict=True):

@@ -145,7 +145,8 @@ class Recording:
         node: Any = self.graph.steps[index].node
         taken = [self._activation(source) for source in self.graph.steps[index].inputs]
         together, choices = forward_stage(self.graph, index, takers)
-        activation, record = node.record(*taken, **choices)
+        with self.graph.naming(index):
+            activation, record = node.record(*taken, **choices)
         records = dict.fromkeys(together) | {index: record}  # a batch normalization keeps nothing
         if "z" in choices:
             records[together[-1]] = kernels.relu_mask(activation, choices["z"])

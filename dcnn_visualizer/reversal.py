@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
+import numpy as np
+import numpy.typing as npt
 
 from dcnn_kernels.arrays import Array, array_module, check_float
 from dcnn_kernels.cuda.settings import current_graphs, graphs
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
-from dcnn_visualizer.graph import Graph
+from dcnn_visualizer.graph import Graph, check_traceable
 from dcnn_visualizer.receptive_field import ReceptiveField
 from dcnn_visualizer.recording import Recording, recording_of
 from dcnn_visualizer.rendering import to_host
@@ -45,8 +47,8 @@ class Peak:
 
 #: A channel, a neuron (c, y, x), a channel's Peak, or None for the whole layer.
 Place = int | tuple[int, ...] | Peak | None
-#: One place, or a list of them.
-Index = Place | Sequence[Place]
+#: One place, or a list or array of them.
+Index = Place | Sequence[Place] | npt.NDArray[np.integer]
 
 
 class Projection(NamedTuple):
@@ -116,6 +118,12 @@ def check_picture(img: Any) -> tuple[Array, bool]:
     return (x[None], True) if x.ndim == 3 else (x, False)
 
 
+def check_seed(seed: str) -> None:
+    """Raises ValueError unless a seed is one of those there are."""
+    if seed not in SEEDS:
+        raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
+
+
 def check_index(index: int | tuple[int, ...] | None, shape: tuple[float, ...]) -> tuple[int, ...]:
     """Returns a place in a layer as a tuple of 0 (the layer), 1 (a channel) or all (a neuron) indices.
 
@@ -140,6 +148,15 @@ def check_index(index: int | tuple[int, ...] | None, shape: tuple[float, ...]) -
         sizes = ", ".join("any" if size == math.inf else str(size) for size in shape)
         raise IndexError(f"index {index!r} is outside the layer, whose shape is ({sizes}{',' * (len(shape) == 1)})")
     return place
+
+
+def _several(index: Index) -> tuple[list[Place], bool]:
+    """The places that an index names, and whether it is a list of them."""
+    if isinstance(index, np.ndarray) and index.ndim == 1:
+        return index.tolist(), True
+    if isinstance(index, Sequence) and not isinstance(index, (tuple, str)):
+        return list(index), True
+    return [index], False  # type: ignore[list-item]  # whatever it is, check_index looks at it
 
 
 def _axes(shape: tuple[float, ...]) -> str:
@@ -174,13 +191,12 @@ class Reversal:
     def __init__(
         self, model: Any, relu_mask: bool = True, rectify: bool = True, unpooling: str = "switch", lrn: str = "identity"
     ) -> None:
-        if not callable(getattr(model, "graph", None)):
-            raise TypeError(
-                f"model must be a TraceableChain, got {type(model).__name__}; "
-                "dcnn_visualizer.importers turns other chains into one"
-            )
+        check_traceable(model)
         self.model = model
         self.rule = Rule(relu_mask, rectify, unpooling, lrn)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.rule})"
 
     def analyze(
         self, img: Any, layer: str, index: Index = None, seed: str = "activation", memory_budget: int | None = None
@@ -192,8 +208,8 @@ class Reversal:
         Args:
             img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, NumPy or CuPy; the network's own preprocessing done.
             layer: The layer's path.
-            index: A channel, a tuple (c, y, x) for one neuron, a :class:`Peak`, None for the whole layer, or a list of these. A
-                neuron far smaller in sight than the picture is projected from its receptive field alone.
+            index: A channel, a tuple (c, y, x) for one neuron, a :class:`Peak`, None for the whole layer, or a list of these, or
+                an array of channels. A neuron far smaller in sight than the picture is projected from its receptive field alone.
             seed: The signal that starts at the places chosen: their ``"activation"``, or ``"one"``.
             memory_budget: Bytes that activations and records may take; a batch that needs more goes through in parts. Without
                 one, the batch goes through whole, and in halves if memory runs out.
@@ -208,12 +224,11 @@ class Reversal:
             ValueError: A wrong shape, NaN, or an unknown seed.
         """
         x, single = check_picture(img)
-        if seed not in SEEDS:
-            raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
+        check_seed(seed)
+        fitting(memory_budget, 1, 1)
         graph = self.model.graph()
         target = graph.index(layer)
-        several = isinstance(index, Sequence) and not isinstance(index, (tuple, str))
-        chosen: Any = index if several else [index]
+        chosen, several = _several(index)
         xp = array_module(x)
         result = xp.empty((len(chosen), *x.shape), x.dtype)
 
@@ -267,14 +282,12 @@ class Reversal:
             ValueError: A wrong shape, NaN, or an unknown seed.
         """
         self.model.graph().index(layer)
-        if seed not in SEEDS:
-            raise ValueError(f"seed must be one of {SEEDS}, got {seed!r}")
+        check_seed(seed)
         fitting(memory_budget, 1, 1)
-        places: Any = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, (tuple, str)) else [indices]
-        return self._stream(images, layer, places, seed, memory_budget)
+        return self._stream(iter(images), layer, _several(indices)[0], seed, memory_budget)
 
     def _stream(
-        self, images: Iterable[Any], layer: str, places: list[Place], seed: str, memory_budget: int | None
+        self, images: Iterator[Any], layer: str, places: list[Place], seed: str, memory_budget: int | None
     ) -> Iterator[Projection]:
         """Takes as many pictures at a time as make a batch with their places; more places than that are taken in parts."""
         number = 0
@@ -429,9 +442,9 @@ def picture_groups(images: Iterable[Any], size: int) -> Iterator[Array]:
     """
     waiting: list[Array] = []
     for image in images:
-        x, single = check_picture(image)
-        if not single:
-            raise ValueError(f"each of images must be one picture (C, H, W), got shape {x.shape}")
+        if getattr(image, "ndim", 3) != 3:
+            raise ValueError(f"each of images must be one picture (C, H, W), got shape {image.shape}")
+        x, _ = check_picture(image)
         if waiting and (x.shape, x.dtype, type(x)) != (waiting[0].shape, waiting[0].dtype, type(waiting[0])):
             yield array_module(x).concatenate(waiting)
             waiting = []

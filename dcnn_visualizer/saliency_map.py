@@ -14,6 +14,7 @@ import numpy as np
 from dcnn_kernels.arrays import Array
 from dcnn_kernels.geometry import Pair, occlusion_windows, pair
 from dcnn_visualizer import rendering
+from dcnn_visualizer.dataset import as_png
 from dcnn_visualizer.files import whole_file
 
 
@@ -64,6 +65,13 @@ class SaliencyMap:
         rows, columns, channels = self.data.shape
         error = "" if self.error is None else f", error {self.error:.2g}"
         return f"SaliencyMap({rows}x{columns} places, {channels} channels, {self.sweep}{error})"
+
+    def _repr_png_(self) -> bytes | None:
+        """The heat map, as notebooks show it; None without matplotlib or Pillow."""
+        try:
+            return as_png(self.heatmap())
+        except ImportError:
+            return None
 
     def heatmap(
         self,

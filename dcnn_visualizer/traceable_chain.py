@@ -13,6 +13,7 @@ import numpy as np
 from dcnn_kernels.arrays import FLOAT_DTYPES, Array, backend_of
 from dcnn_visualizer.evaluation import evaluate
 from dcnn_visualizer.graph import PICTURE, Graph, is_composite, no_layer
+from dcnn_visualizer.layer_table import layer_list
 from dcnn_visualizer.traceable_nodes import Add, Concatenate
 
 #: One node for all, by which a recording tells that its graph is still the same.
@@ -41,6 +42,18 @@ class _GraphChain(chainer.Chain):
         graph = Graph()
         graph.layers[""] = self.add_to_graph(graph, "", PICTURE)
         return graph
+
+    def __repr__(self) -> str:
+        """Its layers as a table, in order, those within blocks included."""
+        try:
+            graph = self.graph()
+        except ValueError as error:
+            return f"{type(self).__name__}: {error}"
+        return f"{type(self).__name__} of {len(graph.steps)} layers\n{layer_list(graph)}"
+
+    def __str__(self) -> str:
+        """The same; Chainer's own leaves out what has no weights, and sorts by name."""
+        return repr(self)
 
     def forward(self, x: Any) -> Any:
         """Applies the chain.
@@ -92,13 +105,22 @@ class TraceableChain(_GraphChain):
         self._pick: str | tuple[str, ...] | EllipsisType | None = ...
         with self.init_scope():
             for name, layer in layers.items():
+                if not callable(layer):
+                    raise TypeError(f"layer {name!r} must be callable, got {layer!r}")
                 setattr(self, name, layer)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Registers a callable set within ``init_scope`` as the next layer."""
+        """Registers a callable set within ``init_scope`` as the next layer.
+
+        Raises:
+            TypeError: A class instead of a layer.
+            ValueError: The name can't be part of a path.
+        """
         registers = callable(value) and self.within_init_scope
         if registers:
             self._check_name(name)
+            if isinstance(value, type):
+                raise TypeError(f"layer {name!r} must be a layer, got the class {value.__name__}: write {value.__name__}(...)")
         super().__setattr__(name, value)
         if registers and name not in self.layer_names:
             self.layer_names.append(name)
@@ -130,6 +152,13 @@ class TraceableChain(_GraphChain):
         if not is_composite(layer):
             raise KeyError(f"no layer {path!r}: {name!r} is a single layer")
         return layer[path.removeprefix(f"{name}/")]
+
+    def __contains__(self, path: object) -> bool:
+        """Whether there is a layer of a name or path."""
+        return isinstance(path, str) and bool(path) and path in self.graph().layers
+
+    #: Python would ask for layers number 0, 1, and so on.
+    __iter__ = None
 
     def _owner(self, path: str) -> str:
         """Name of the layer that a path names, or within which it names one."""

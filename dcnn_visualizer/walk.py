@@ -173,10 +173,8 @@ class Walk:
         def record(step: int) -> object:
             return records[step] if whole else of_pictures(records[step], pictures)
 
-        try:
+        with self._recording.graph.naming(stage.step):
             return reverse(self._recording.graph, stage, signal, record, self._rule_of)
-        except TypeError as error:
-            raise TypeError(f"layer {self._recording.graph.steps[stage.step].path!r}: {error}") from error
 
     def _rule_of(self, step: int) -> Rule:
         return self._exceptions.get(step, self._rule)

@@ -54,6 +54,9 @@ class TraceableConvolution2D(L.Convolution2D, TraceableNode):
         groups: int = 1,
     ) -> None:
         self.pads = pads(pad)
+        for name, size in (("ksize", ksize), ("stride", stride), ("dilate", dilate)):
+            if size is not None:
+                pair(name, size)
         symmetric = all(before == after for before, after in self.pads)
         super().__init__(
             in_channels,

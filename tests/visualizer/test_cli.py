@@ -274,6 +274,12 @@ class TestPreprocessing:
         assert x.dtype == np.float32
         assert x.tolist() == [[[14.5, 29.5]], [[9, 24]], [[3.5, 18.5]]]
 
+    def test_crops_what_is_not_cropped(self):
+        picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        preprocessing = Preprocessing((10, 10))
+        np.testing.assert_array_equal(preprocessing(picture), preprocessing(preprocessing.crop(picture)))
+        assert preprocessing(picture).shape == (3, 10, 10)
+
     def test_grey_is_one_channel(self):
         x = Preprocessing(colours="grey", std=(255,))(np.full((2, 3, 3), 51, np.uint8))
         np.testing.assert_allclose(x, np.full((1, 2, 3), 0.2), rtol=1e-6)

@@ -141,6 +141,14 @@ def test_bad_input_is_a_clear_error(net):
         top_activations(model, images, "conv9")
     with pytest.raises(ValueError, match="k must be at least 1"):
         top_activations(model, images, "conv1", 0)
+    with pytest.raises(TypeError, match=r"k must be an integer, got 2\.5"):
+        top_activations(model, images, "conv1", 2.5)
+    with pytest.raises(TypeError, match="channels must be a list of integers, got 3"):
+        top_activations(model, images, "conv1", channels=3)
+    with pytest.raises(TypeError, match="model must be a TraceableChain, got NoneType"):
+        top_activations(None, images, "conv1")
+    with pytest.raises(TypeError, match="reversal must be a Reversal, such as"):
+        gallery(model, images, "conv1")
     with pytest.raises(IndexError, match=r"channels must be in 0\.\.5"):
         top_activations(model, images, "conv1", channels=[6])
     with pytest.raises(ValueError, match="at least one picture"):

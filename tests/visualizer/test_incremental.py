@@ -233,7 +233,7 @@ def test_approximations_measure_their_error():
     [({"threshold": -1}, "threshold"), ({"coarse": 0}, "coarse"), ({"refined": 2}, "refined"), ({"sample": 0}, "sample")],
 )
 def test_approximations_out_of_range_are_errors(settings, message):
-    with pytest.raises(ValueError, match=f"{message} must be between"):
+    with pytest.raises(ValueError, match=f"{message} must be (between 0 and 1|at least 1), got"):
         Approximation(**settings)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dcnn_visualizer.traceable_nodes as tn
-from dcnn_visualizer.occlusion import SaliencyMap, SaliencyVisualizer, Sweep
+from dcnn_visualizer.occlusion import Approximation, Occluder, SaliencyMap, SaliencyVisualizer, Sweep
 from dcnn_visualizer.traceable_chain import TraceableChain
 from tests.visualizer.networks import SimpleCNN, picture, random_chain
 
@@ -123,6 +123,10 @@ def test_the_picture_stays_as_it_was(net):
         ({"fill": "noise"}, ValueError, "'noise'"),
         ({"fill": np.zeros(4)}, ValueError, r"\(3, 32, 32\).*\(4,\)"),
         ({"fill": float("nan")}, ValueError, "finite"),
+        ({"fill": None}, ValueError, "fill must be 'mean', 'channel', a number or an array, got None"),
+        ({"layer": 3}, TypeError, "layer must be a path, a string, got 3"),
+        ({"approximation": 0.1}, TypeError, r"must be an Approximation or None, got 0\.1"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"img": np.full((3, 32, 32), np.inf, np.float32)}, ValueError, "finite"),
         ({"img": np.zeros((3, 32, 32), int)}, TypeError, "int64"),
@@ -134,6 +138,24 @@ def test_bad_input_is_a_clear_error(kwargs, error, message):
         SaliencyVisualizer(SimpleCNN()).analyze(**call)
     with pytest.raises(TypeError, match="TraceableChain"):
         SaliencyVisualizer(chainer.Sequential())
+
+
+def test_a_bad_sweep_is_a_clear_error():
+    visualizer, x = SaliencyVisualizer(SimpleCNN()), np.zeros((3, 32, 32), np.float32)
+    with pytest.raises(TypeError, match="layers must be a list of paths, got 'conv1'"):
+        visualizer.sweep(x, "conv1", [Occluder(5, 5)])
+    for occluders in (Occluder(5, 5), [(5, 5)]):
+        with pytest.raises(TypeError, match="occluders must be a list of Occluder"):
+            visualizer.sweep(x, ["conv1"], occluders)
+    with pytest.raises(TypeError, match=r"coarse must be an integer, got 1\.5"):
+        Approximation(coarse=1.5)
+
+
+def test_an_activation_that_is_not_finite_is_an_error():
+    # The last windows lie wholly in the padding, where the maximum is of nothing.
+    model = TraceableChain(pool=tn.TraceableMaxPooling2D(2, 2, ((0, 1), (0, 1))), relu=tn.TraceableReLU())
+    with pytest.raises(ValueError, match="layer 'pool' answers NaN or infinity to the picture"):
+        SaliencyVisualizer(model).analyze(np.ones((1, 8, 8), np.float32), "relu", 2)
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
+import io
+import sys
+
 import chainer
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dcnn_visualizer import rendering
 from dcnn_visualizer.occlusion import SaliencyMap, Sweep
@@ -113,6 +117,14 @@ def test_in_grey_keeps_greys_and_weighs_colours():
     np.testing.assert_allclose(rendering.in_grey(picture), [[[0.5] * 3, [0.299] * 3, [1] * 3]], rtol=1e-6)
 
 
+def test_notebooks_show_a_map_as_a_picture(monkeypatch):
+    shown = saliency(np.arange(6).reshape(2, 3, 1))
+    picture = np.asarray(Image.open(io.BytesIO(shown._repr_png_())))
+    np.testing.assert_array_equal(picture, np.rint(shown.heatmap() * 255))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert shown._repr_png_() is None
+
+
 class TestShow:
     def test_a_projection_alone(self, ax):
         projection = np.linspace(-1, 1, 72).reshape(3, 4, 6)
@@ -150,6 +162,18 @@ class TestShow:
         assert over.get_array().shape == (8, 12)
         assert over.get_alpha() == 0.6
         assert ax.figure.colorbar(over).mappable is over
+
+    def test_a_map_that_is_not_finished_is_drawn_as_far_as_it_is(self, ax):
+        data = np.full((2, 3, 1), np.nan)
+        data[0] = [[-1], [0.5], [0.25]]
+        show(saliency(data), ax=ax, percentile=100)
+        drawn = ax.images[0]
+        assert drawn.get_clim() == (-1, 1)
+        assert np.isfinite(drawn.get_array()[0]).all()
+        assert np.ma.getmaskarray(drawn.get_array())[2:].all()
+        painted = saliency(data).heatmap()
+        np.testing.assert_array_equal(painted[0, 0], saliency(data[:1], (2, 6)).heatmap()[0, 0])
+        assert (painted[2:] == 0).all()
 
     def test_an_absolute_map_starts_at_zero(self, ax):
         show(saliency(-np.ones((2, 3, 1))), ax=ax, absolute=True)

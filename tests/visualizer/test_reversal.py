@@ -253,7 +253,7 @@ class TestAnalyzeMany:
         model, x = net
         stream = SaliNet(model).analyze_many([x[0], np.zeros((4, 4))], "grouped", list(range(6)) * 3)
         assert len(list(itertools.islice(stream, 18))) == 18
-        with pytest.raises(ValueError, match="dimensions"):
+        with pytest.raises(ValueError, match=r"each of images must be one picture \(C, H, W\), got shape \(4, 4\)"):
             next(stream)
 
     def test_bad_settings_are_errors_at_once(self, net):
@@ -334,6 +334,11 @@ def test_a_callable_that_changes_the_shape_is_a_clear_error():
     ("kwargs", "error", "message"),
     [
         ({"layer": "conv9"}, KeyError, "no layer 'conv9'"),
+        ({"layer": ["conv1", "conv2"]}, TypeError, "layer must be a path, a string, got"),
+        ({"index": (0, 0, 30), "layer": "conv1_mp"}, IndexError, r"outside the layer, whose shape is \(any, 15, 15\)"),
+        ({"index": np.zeros((2, 3), int)}, TypeError, "channel"),
+        ({"memory_budget": 0}, ValueError, "memory_budget must be at least 1"),
+        ({"memory_budget": 1e9}, TypeError, "memory_budget must be a number of bytes"),
         ({"index": 10}, IndexError, "outside the layer"),
         ({"index": -1}, IndexError, "outside the layer"),
         ({"index": (0, 0)}, ValueError, r"\(c, y, x\)"),
@@ -346,7 +351,8 @@ def test_a_callable_that_changes_the_shape_is_a_clear_error():
         ({"img": np.full((3, 32, 32), np.nan, np.float32)}, ValueError, "finite"),
         ({"img": np.zeros((3, 0, 32), np.float32)}, ValueError, "pixels"),
         ({"img": [[1.0]]}, TypeError, "list"),
-        ({"img": np.zeros((4, 32, 32), np.float32)}, ValueError, "channels"),
+        ({"img": np.zeros((4, 32, 32), np.float32)}, ValueError, "layer 'conv1': x must have 3 channels"),
+        ({"img": np.zeros((4, 32, 32), np.float32), "index": (0, 1, 1)}, ValueError, "layer 'conv1': x must have 3 channels"),
         ({"img": np.zeros((3, 32, 32), np.float64)}, TypeError, "dtype"),
     ],
 )
@@ -354,6 +360,19 @@ def test_bad_input_is_a_clear_error(kwargs, error, message):
     call = {"img": np.zeros((3, 32, 32), np.float32), "layer": "conv1", "index": 0, **kwargs}
     with pytest.raises(error, match=message):
         SaliNet(SimpleCNN()).analyze(**call)
+
+
+def test_channels_may_come_as_an_array():
+    model, x = SimpleCNN(), np.ones((3, 32, 32), np.float32)
+    expected = SaliNet(model).analyze(x, "conv1", [3, 1])
+    np.testing.assert_array_equal(SaliNet(model).analyze(x, "conv1", np.array([3, 1])), expected)
+    streamed = [one.pixels for one in SaliNet(model).analyze_many([x], "conv1", np.array([3, 1]))]
+    np.testing.assert_array_equal(streamed, expected)
+
+
+def test_a_stream_that_is_none_is_an_error_at_once():
+    with pytest.raises(TypeError, match="not iterable"):
+        SaliNet(SimpleCNN()).analyze_many(3, "conv1", 0)
 
 
 def test_bad_rules_are_errors():

@@ -75,6 +75,47 @@ def test_a_layer_stays_while_one_within_it_is_picked(x):
     assert model(x).shape == x.shape
 
 
+def test_a_chain_prints_its_layers_in_order():
+    model = TraceableChain(
+        stem=tn.TraceableConvolution2D(None, 4, 3, nobias=True),
+        relu=tn.TraceableReLU(),
+        block=TraceableResidual(TraceableChain(project=tn.TraceableConvolution2D(4, 4, 1))),
+        tail=F.relu,
+    )
+    expected = """\
+TraceableChain of 5 layers
+layer          kind           weights
+stem           Convolution2D  W not known yet
+relu           ReLU
+block/project  Convolution2D  W 4x4x1x1, b 4
+block          Add
+tail           relu"""
+    assert repr(model) == str(model) == expected
+    model(np.zeros((1, 3, 8, 8), np.float32))
+    assert "W 4x3x3x3" in repr(model)
+    assert repr(TraceableChain()) == "TraceableChain: TraceableChain '' has no layers: set them within init_scope"
+    assert repr(model.block).splitlines()[-1] == "(output)  Add"
+
+
+def test_layers_are_found_by_path_and_not_gone_through():
+    model = TraceableChain(relu=tn.TraceableReLU(), block=TraceableResidual(TraceableChain(inner=tn.TraceableReLU())))
+    assert "relu" in model
+    assert "block/inner" in model
+    assert not [path for path in ("inner", "", 0) if path in model]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(model)
+
+
+def test_what_is_no_layer_is_an_error():
+    with pytest.raises(TypeError, match="layer 'conv' must be callable, got 3"):
+        TraceableChain(conv=3)
+    with pytest.raises(TypeError, match=re.escape("got the class TraceableReLU: write TraceableReLU(...)")):
+        TraceableChain(relu=tn.TraceableReLU)
+    for sizes in ({"ksize": 0}, {"ksize": 3, "stride": 0}, {"ksize": 3, "dilate": 0}):
+        with pytest.raises(ValueError, match=f"{list(sizes)[-1]} must be at least 1, got 0"):
+            tn.TraceableConvolution2D(3, 4, **sizes)
+
+
 def test_names_that_are_not_there_are_told_the_nearest():
     model = TraceableChain(
         conv1=tn.TraceableReLU(), block=TraceableResidual(TraceableChain(expand=tn.TraceableReLU(), project=tn.TraceableReLU()))
