@@ -303,8 +303,9 @@ class TraceableAbsolute(_SmoothActivation):
         """Keeps nothing."""
         return array_module(x).abs(x)
 
-    def _derivative(self, x: Array) -> Array:
-        return array_module(x).sign(x)
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal * array_module(record).sign(record)
 
 
 class TraceableExponential(_SmoothActivation):
@@ -318,8 +319,9 @@ class TraceableExponential(_SmoothActivation):
         """Keeps nothing."""
         return array_module(x).exp(x)
 
-    def _derivative(self, x: Array) -> Array:
-        return array_module(x).exp(x)
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal * array_module(record).exp(record)
 
 
 class TraceableLogarithm(_SmoothActivation):
@@ -333,8 +335,9 @@ class TraceableLogarithm(_SmoothActivation):
         """Keeps nothing."""
         return array_module(x).log(x)
 
-    def _derivative(self, x: Array) -> Array:
-        return 1 / x
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal / record
 
 
 class TraceableSoftsign(_SmoothActivation):
@@ -348,5 +351,6 @@ class TraceableSoftsign(_SmoothActivation):
         """Keeps nothing."""
         return x / (1 + array_module(x).abs(x))
 
-    def _derivative(self, x: Array) -> Array:
-        return 1 / (1 + array_module(x).abs(x)) ** 2
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """g·f'(x)."""
+        return signal / (1 + array_module(record).abs(record)) ** 2
