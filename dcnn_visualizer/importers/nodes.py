@@ -125,10 +125,9 @@ def clip(low: float, high: float) -> tn.TraceableNode:
     return tn.TraceableIdentity() if (low, high) == (-math.inf, math.inf) else tn.TraceableClip(low, high)
 
 
-def selu() -> TraceableChain:
-    """SELU (Klambauer et al., NeurIPS 2017): ELU, scaled."""
-    alpha, scale = 1.6732632423543772, 1.0507009873554805
-    return in_a_row(elu=tn.TraceableELU(alpha), scale=tn.TraceableAffine(scale))
+def selu(alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> TraceableChain:
+    """SELU (Klambauer et al., NeurIPS 2017): gamma times the ELU."""
+    return in_a_row(elu=tn.TraceableELU(alpha), scale=tn.TraceableAffine(gamma))
 
 
 def celu(alpha: float) -> TraceableChain:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from dcnn_kernels.geometry import PairLike, pair
+from dcnn_visualizer.importers import onnx_layout as layout
 from dcnn_visualizer.importers import onnx_operators as operators
 from dcnn_visualizer.importers.assembly import Assembly
 from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.importers.onnx_constants import BATCH, MOST_ELEMENTS, Calculator, sizes_array
 from dcnn_visualizer.importers.onnx_file import OnnxGraph, Operator, Size, read
-from dcnn_visualizer.importers.onnx_operators import BATCH, Calculator, Converted, Setting, Tensor
+from dcnn_visualizer.importers.onnx_operators import Converted, Setting, Tensor
 from dcnn_visualizer.traceable_graph import TraceableGraph
 
 #: The oldest version of the operators that is read.
-OLDEST_OPSET = 9
-#: Numbers that one layer may give for one picture; who asks for more is after the machine's memory.
-MOST_ELEMENTS = 1 << 31
+OLDEST_OPSET = 7
 
 
 def from_onnx(path: str | os.PathLike[str], output: str | None = None, insize: PairLike | None = None) -> TraceableGraph:
     """Makes a traceable chain of the network in an ONNX file.
 
-    Taken are networks of one picture tensor (B, C, H, W), float32 or float64, of operator version 9 and newer: convolution,
+    Taken are networks of one picture tensor (B, C, H, W), float32 or float64, of operator version 7 and newer: convolution,
     fully connected layers, batch and local response normalization, the ReLU family, smooth activations, max, average and
     global pooling, dropout, sums, products, concatenation, padding, slices, softmax, and whatever only reshapes. The first
     axis is the batch, and the chain takes any number of pictures, even if the file fixes one.
@@ -59,13 +58,6 @@ def from_onnx(path: str | os.PathLike[str], output: str | None = None, insize: P
         raise ValueError(f"{os.fspath(path)}: {error}") from error
 
 
-#: Numbers that a range may hold: places along an axis, of which networks take a few.
-MOST_PLACES = 1 << 16
-
-#: Operators by which files calculate with sizes, and which would make larger arrays of larger ones.
-_ON_SIZES = ("Add", "Concat", "Div", "Gather", "Mul", "Range", "Slice", "Sub")
-
-
 class _Importer:
     """Goes through a file's operators and notes the layer that each amounts to."""
 
@@ -82,7 +74,7 @@ class _Importer:
         if insize and sizes != insize:
             raise ValueError(f"insize is {insize}, the file says {shape[2:]}")
         self._batch = None if isinstance(shape[0], str) else shape[0]
-        #: Tensors, constants, and lists of sizes.
+        #: Tensors, and arrays of constants or sizes.
         self._values: dict[str, Any] = {**file.constants, name: Tensor(name, (BATCH, shape[1], *sizes), dtype)}
         self._layers = Assembly(name)
         self._calculate = Calculator()
@@ -104,8 +96,9 @@ class _Importer:
             made.update(operator.outputs)
             if needed.intersection(operator.outputs) - {""}:
                 self._take(operator)
-        if not isinstance(self._values.get(output), Tensor) or self._values[output].transposed:
-            raise UntraceableError(f"it has no layer that makes {output!r} of its input")
+        made_last = self._values.get(output)
+        if not isinstance(made_last, Tensor) or made_last.order is not None:
+            raise UntraceableError(f"it has no layer that makes {output!r} of its input, with the batch as the first axis")
         return self._layers.finish(output)
 
     def _take(self, operator: Operator) -> None:
@@ -114,116 +107,45 @@ class _Importer:
                 raise ValueError(f"{operator} takes {name!r}, which nothing before it makes")
         inputs: list[Any] = [self._values[name] if name else None for name in operator.inputs]
         try:
-            if not any(isinstance(value, Tensor) for value in inputs) or operator.kind == "Shape":
-                self._values[operator.outputs[0]] = _fold(operator, inputs)
-                return
-            if operator.kind == "Transpose" and len(inputs[0].shape) == 2 and not inputs[0].transposed:
-                self._values[operator.outputs[0]] = inputs[0]._replace(transposed=True)
-                return
-            converted = self._convert(operator, inputs)
+            made = self._make(operator, inputs)
         except UntraceableError as error:
             raise UntraceableError(f"{operator}: {error}") from error
-        except (AttributeError, IndexError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             given = f"{len(inputs)} inputs and the attributes {sorted(operator.attributes)}"
             raise ValueError(f"{operator}: it has {given}, in a number or of types that don't suit it: {error}") from error
         except Exception as error:  # A hostile file may bring any number anywhere.
             raise ValueError(f"{operator}: {error}") from error
-        for name, (node, sources, shape) in zip(operator.outputs, converted, strict=False):
-            if math.prod(size for size in shape if isinstance(size, int)) > MOST_ELEMENTS:
-                raise ValueError(f"{operator} makes a tensor of shape {shape}")
-            path = operator.name.strip("/") or operator.kind.lower()
-            self._layers.add(name, path, node, [source.name for source in sources])
-            self._values[name] = Tensor(name, shape, sources[0].dtype)
+        for name, value in zip(operator.outputs, made, strict=False):
+            if isinstance(value, Converted):
+                node, sources, shape, order = value
+                if math.prod(size for size in shape if isinstance(size, int)) > MOST_ELEMENTS:
+                    raise ValueError(f"{operator} makes a tensor of shape {shape}")
+                path = operator.name.strip("/") or operator.kind.lower()
+                self._layers.add(name, path, node, [source.name for source in sources])
+                value = Tensor(name, shape, sources[0].dtype, order)
+            self._values[name] = value
 
-    def _convert(self, operator: Operator, inputs: list[Any]) -> list[Converted]:
+    def _make(self, operator: Operator, inputs: list[Any]) -> Sequence[Any]:
+        """What an operator makes: arrays of constants or sizes, tensors that are there already, or layers."""
+        kind, attributes = operator.kind, operator.attributes
+        if kind == "Shape" and len(inputs) == 1:
+            given = inputs[0]
+            shape = _shape(given) if isinstance(given, Tensor) else given.shape
+            return [sizes_array(shape[attributes.get("start", 0) : attributes.get("end", len(shape))])]
+        if not any(isinstance(value, Tensor) for value in inputs):
+            if not inputs and kind != "Constant":
+                raise ValueError("it takes nothing")
+            return self._calculate.fold(kind, inputs, attributes)
         setting = Setting(self._file.opset, self._batch, len(operator.outputs), self._calculate)
-        if operator.kind == "Split":
-            return operators.split(setting, *inputs, **operator.attributes)
-        converter = operators.OPERATORS.get(operator.kind)
+        if layout.displaces(setting, kind, inputs, attributes):
+            return layout.rearrange(setting, kind, inputs, attributes)
+        if kind == "Split":
+            return operators.split(setting, *inputs, **attributes)
+        converter = operators.OPERATORS.get(kind)
         if converter is None:
             raise UntraceableError("this operator isn't supported")
-        return [converter(setting, *inputs, **operator.attributes)]
+        return [converter(setting, *inputs, **attributes)]
 
 
-def _fold(operator: Operator, inputs: list[Any]) -> Any:
-    """What an operator makes of constants and sizes: an array, or a list of sizes, in which a single number is a list of one.
-
-    Raises:
-        UntraceableError: This operator isn't supported on constants.
-    """
-    if operator.kind == "Constant":
-        ((kind, value),) = operator.attributes.items()
-        dtype = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}.get(kind)
-        return value if dtype is None and isinstance(value, np.ndarray) else np.asarray(value, dtype)
-    if not inputs:
-        raise ValueError("it takes nothing")
-    if operator.kind == "Shape":
-        shape: list[Size] = list(inputs[0].shape)
-        return shape[operator.attributes.get("start", 0) : operator.attributes.get("end", len(shape))]
-    if operator.kind == "ConstantOfShape":
-        value = operator.attributes.get("value", np.zeros(1, np.float32))
-        made = [int(size) for size in _sizes(inputs[0])]
-        if math.prod(made) > MOST_ELEMENTS or min(made, default=0) < 0:
-            raise ValueError(f"it makes a constant of shape {tuple(made)}")
-        # One number seen everywhere, which takes no memory.
-        return np.broadcast_to(value.reshape(()), made)
-    if operator.kind not in _ON_SIZES and all(isinstance(value, np.ndarray) for value in inputs):
-        return _fold_arrays(operator, inputs)
-    sizes = [_sizes(value) for value in inputs]
-    match operator.kind:
-        case "Identity" | "Cast" | "Squeeze" | "Unsqueeze":
-            return sizes[0]
-        case "Concat":
-            return [size for part in sizes for size in part]
-        case "Gather":
-            return [sizes[0][int(place)] for place in sizes[1]]
-        case "Slice":
-            step = int(sizes[4][0]) if len(sizes) > 4 else 1
-            return sizes[0][slice(int(sizes[1][0]), int(sizes[2][0]), step)]
-        case "Range" if max(map(len, sizes)) == 1:
-            places = range(*(int(part[0]) for part in sizes))
-            if len(places) > MOST_PLACES:
-                raise ValueError(f"it makes {len(places)} numbers")
-            return list(places)
-        case "Add" | "Sub" | "Mul" | "Div":
-            return [_calculated(operator.kind, a, b) for a, b in zip(*_stretched(*sizes), strict=True)]
-    raise UntraceableError("this operator isn't supported on sizes of tensors")
-
-
-def _calculated(kind: str, a: Size, b: Size) -> int:
-    if isinstance(a, str) or isinstance(b, str):
-        raise UntraceableError("it calculates with the size of the picture, which the file leaves open: say insize")
-    # ONNX divides integers towards zero; sizes are never negative.
-    return {"Add": a + b, "Sub": a - b, "Mul": a * b, "Div": a // (b or 1)}[kind]
-
-
-def _stretched(a: list[Size], b: list[Size]) -> tuple[list[Size], list[Size]]:
-    return a * len(b) if len(a) == 1 else a, b * len(a) if len(b) == 1 else b
-
-
-def _fold_arrays(operator: Operator, inputs: list[np.ndarray]) -> np.ndarray:
-    # Nothing here makes more of an array than there is in the file.
-    array, attributes = inputs[0], operator.attributes
-    axes = attributes.get("axes") if len(inputs) < 2 else inputs[1].tolist()
-    match operator.kind:
-        case "Identity":
-            return array
-        case "Transpose":
-            return array.transpose(attributes.get("perm"))
-        case "Reshape":
-            return array.reshape([array.shape[i] if size == 0 else size for i, size in enumerate(inputs[1].tolist())])
-        case "Squeeze":
-            return np.squeeze(array, None if axes is None else tuple(axes))
-        case "Unsqueeze":
-            return np.expand_dims(array, tuple(axes or ()))
-        case "Cast" if array.dtype.kind == "i" and attributes.get("to") in (6, 7):
-            return array
-    raise UntraceableError("this operator isn't supported on constants")
-
-
-def _sizes(value: Any) -> list[Size]:
-    if isinstance(value, list):
-        return value
-    if isinstance(value, np.ndarray) and value.dtype.kind == "i":
-        return [int(number) for number in value.reshape(-1)]
-    raise UntraceableError("it joins sizes of tensors with other things")
+def _shape(x: Tensor) -> tuple[Size, ...]:
+    return x.shape if x.order is None else tuple(1 if axis is None else x.shape[axis] for axis in x.order)

@@ -18,10 +18,10 @@ import dcnn_visualizer.traceable_nodes as tn
 from dcnn_kernels.geometry import Pads, Pair, output_size, pair
 from dcnn_visualizer.importers import nodes
 from dcnn_visualizer.importers.nodes import UntraceableError
+from dcnn_visualizer.importers.onnx_constants import BATCH, Calculator
 from dcnn_visualizer.importers.onnx_file import DTYPES, Size
+from dcnn_visualizer.traceable_chain import TraceableChain
 
-#: The size of the first axis of every tensor.
-BATCH = "batch"
 #: Of numbers beyond these, a file means that there is no bound.
 UNBOUNDED = 3.4e38
 
@@ -33,35 +33,14 @@ class Tensor(NamedTuple):
         name: Its name in the file.
         shape: Its sizes, the first of which is ``BATCH``; names where they are known only when the network runs.
         dtype: Its dtype.
-        transposed: Whether it is the transpose of a matrix (batch, n), and ``shape`` that of the matrix.
+        order: Its axes as the file has them, if the batch isn't the first of them: the file may have put them in another order,
+            left out axes of one place, and put in such ones, which are None here. ``shape`` is without all that.
     """
 
     name: str
     shape: tuple[Size, ...]
     dtype: np.dtype
-    transposed: bool = False
-
-
-#: Bytes that may be calculated from a file's constants. A small file can ask for any number of copies of a large one.
-MOST_CALCULATED = 1 << 30
-
-
-class Calculator:
-    """Calculates with constants, up to a bound on the memory that the results take together."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-
-    def __call__(self, function: Callable[[Any], Any], constant: Any) -> Any:
-        """What a function makes of a constant, elementwise.
-
-        Raises:
-            ValueError: The results take too much memory.
-        """
-        self._bytes += getattr(constant, "nbytes", 0)
-        if self._bytes > MOST_CALCULATED:
-            raise ValueError(f"calculations with constants take more than {MOST_CALCULATED} bytes")
-        return function(constant)
+    order: tuple[int | None, ...] | None = None
 
 
 class Setting(NamedTuple):
@@ -84,19 +63,26 @@ class Converted(NamedTuple):
     """What an operator amounts to.
 
     Attributes:
-        node: The node.
+        node: The node, or several in a row.
         sources: The tensors that it takes.
         shape: Of what it makes.
+        order: As of :class:`Tensor`.
     """
 
-    node: tn.TraceableNode
+    node: tn.TraceableNode | TraceableChain
     sources: list[Tensor]
     shape: tuple[Size, ...]
+    order: tuple[int | None, ...] | None = None
 
 
 def _tensor(x: Any, *ranks: int) -> Tensor:
-    if not isinstance(x, Tensor) or x.transposed:
-        raise UntraceableError("it works on a constant or a transposed matrix")
+    if not isinstance(x, Tensor):
+        raise UntraceableError("it isn't supported on a constant")
+    if x.order is not None:
+        raise UntraceableError(
+            f"the batch must stay the first axis of shape {x.shape}, which the file has put in the order {x.order}; "
+            "output= chooses a value before that"
+        )
     if ranks and len(x.shape) not in ranks:
         raise UntraceableError(f"its input must have {' or '.join(map(str, ranks))} axes, got shape {x.shape}")
     return x
@@ -110,12 +96,20 @@ def _weights(name: str, value: Any, x: Tensor, *ranks: int) -> np.ndarray:
     return value
 
 
-def _integers(name: str, value: Any) -> list[int]:
-    if isinstance(value, list) and all(isinstance(size, int) for size in value):
-        return value
+def integers(name: str, value: Any) -> list[int]:
+    """Constant integers.
+
+    Raises:
+        UntraceableError: They aren't.
+    """
     if not isinstance(value, np.ndarray) or value.dtype.kind != "i":
         raise UntraceableError(f"{name} must be constant integers")
     return [int(number) for number in value.reshape(-1)]
+
+
+def _sizes(name: str, value: Any) -> list[Size]:
+    """Constant integers, of which some may be known only when the network runs."""
+    return list(value) if isinstance(value, np.ndarray) and value.dtype == object else [*integers(name, value)]
 
 
 def _axis(axis: int, x: Tensor) -> int:
@@ -260,8 +254,8 @@ def gemm(
     file: Setting, A: Any, B: Any, C: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
 ) -> Converted:
     """Fully connected layer, alpha·A·B + beta·C, each of A and B transposed if so said."""
-    if isinstance(A, Tensor) and A.transposed and transA:
-        A, transA = A._replace(transposed=False), 0
+    if isinstance(A, Tensor) and A.order == (1, 0) and transA:
+        A, transA = A._replace(order=None), 0
     x, W = _tensor(A, 2), _weights("B", B, A, 2)
     if transA:
         raise UntraceableError("it transposes the batch")
@@ -343,7 +337,7 @@ def _layer_normalization(file: Setting, x: Any, scale: Any, B: Any, axis: int, e
 
 def instance_normalization(file: Setting, x: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Converted:
     """Instance normalization."""
-    x = _tensor(x, 4)
+    x = _tensor(x)
     return group_normalization(file, x, scale, B, epsilon=epsilon, num_groups=x.shape[1] if isinstance(x.shape[1], int) else 0)
 
 
@@ -351,7 +345,7 @@ def group_normalization(
     file: Setting, x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Converted:
     """Group normalization; weights are one a group before version 21, and one a channel since."""
-    x = _tensor(x, 4)
+    x = _tensor(x)
     channels = x.shape[1]
     if not isinstance(channels, int) or num_groups < 1 or channels % num_groups:
         raise UntraceableError(f"{channels} channels don't fall into {num_groups} groups")
@@ -364,13 +358,66 @@ def group_normalization(
     return Converted(nodes.group_normalization(gamma, beta, num_groups, epsilon), [x], x.shape)
 
 
-def _elementwise(make: Callable[..., tn.TraceableNode]) -> Callable[..., Converted]:
+def _elementwise(make: Callable[..., tn.TraceableNode | TraceableChain]) -> Callable[..., Converted]:
     """The converter of an operator on each element, whose attributes are those of the node."""
 
     def convert(file: Setting, x: Any, **attributes: float) -> Converted:
         return Converted(make(**attributes), [_tensor(x)], x.shape)
 
     return convert
+
+
+def thresholded_relu(file: Setting, x: Any, *, alpha: float = 1.0) -> Converted:
+    """X where it's above a threshold, and zero elsewhere; of zero, it's the ReLU."""
+    x = _tensor(x)
+    if alpha != 0:
+        raise UntraceableError(f"its threshold is {alpha}; only 0 is supported")
+    return Converted(tn.TraceableReLU(), [x], x.shape)
+
+
+def maximum(file: Setting, *inputs: Any) -> Converted:
+    """The larger of two tensors, or of a tensor and a constant."""
+    return _bounded(inputs, tn.Maximum(), nodes.bounded_below)
+
+
+def minimum(file: Setting, *inputs: Any) -> Converted:
+    """The smaller of two tensors, or of a tensor and a constant."""
+    return _bounded(inputs, tn.Maximum(smaller=True), nodes.bounded_above)
+
+
+def _bounded(inputs: Sequence[Any], node: tn.TraceableNode, by_constant: Callable[[Any], TraceableChain]) -> Converted:
+    if len(inputs) != 2:
+        raise UntraceableError(f"it takes {len(inputs)} inputs; two are supported")
+    x, y = inputs
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return Converted(node, [_tensor(x), _tensor(y)], _broadcast(x, y))
+    value, constant = (x, y) if isinstance(x, Tensor) else (y, x)
+    return Converted(by_constant(_constant(constant, value)), [_tensor(value)], value.shape)
+
+
+def lp_normalization(file: Setting, x: Any, *, axis: int = -1, p: int = 2) -> Converted:
+    """Vectors of unit length along an axis."""
+    x = _tensor(x)
+    place = _axis(axis, x)
+    if p != 2 or place == 0:
+        raise UntraceableError(f"it divides by the norm of order {p} along axis {axis}; only 2 behind the batch is supported")
+    return Converted(tn.TraceableUnitVectors(place), [x], x.shape)
+
+
+def expand(file: Setting, x: Any, shape: Any) -> Converted:
+    """A tensor stretched to sizes."""
+    x, sizes = _tensor(x), _sizes("shape", shape)
+    if len(sizes) > len(x.shape):
+        raise UntraceableError(f"it stretches shape {x.shape} to {sizes}, which has more axes")
+    target = [*x.shape[: len(x.shape) - len(sizes)], *sizes]
+    target[0] = BATCH if target[0] in (1, file.batch) else target[0]
+    if target[0] != BATCH or not _differ_nowhere(x.shape, target, stretched=True):
+        raise UntraceableError(f"it stretches shape {x.shape} to {sizes}; the batch must stay")
+    made = [own if size == 1 else size for own, size in zip(x.shape, target, strict=True)]
+    stretched = [-1 if own == size else size for own, size in zip(x.shape, made, strict=True)]
+    if not all(isinstance(size, int) for size in stretched):
+        raise UntraceableError(f"it stretches shape {x.shape} to {sizes}, which the file leaves open: say insize")
+    return Converted(tn.TraceableStretch([int(size) for size in stretched[1:]]), [x], tuple(made))
 
 
 def prelu(file: Setting, x: Any, slope: Any) -> Converted:
@@ -478,7 +525,7 @@ def _reduction(make: Callable[..., tn.TraceableNode]) -> Callable[..., Converted
         file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Converted:
         x = _tensor(x)
-        chosen = axes if axes_input is None else _integers("axes", axes_input)
+        chosen = axes if axes_input is None else integers("axes", axes_input)
         places = sorted({_axis(axis, x) for axis in chosen or [0]})
         if 0 in places:
             raise UntraceableError(f"it goes over axes {chosen} of shape {x.shape}; the batch must stay")
@@ -527,9 +574,10 @@ def concat(file: Setting, *inputs: Any, axis: int) -> Converted:
     return Converted(tn.Concatenate(place), tensors, (*first[:place], joined, *first[place + 1 :]))
 
 
-def _differ_nowhere(shape: Sequence[Size], other: Sequence[Size]) -> bool:
-    """Whether two shapes may be equal, as far as they are known."""
-    return all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(shape, other, strict=True))
+def _differ_nowhere(shape: Sequence[Size], other: Sequence[Size], stretched: bool = False) -> bool:
+    """Whether two shapes may be equal, as far as they are known; or once axes of one place are ``stretched``."""
+    pairs = list(zip(shape, other, strict=True))
+    return all(a == b or isinstance(a, str) or isinstance(b, str) or (stretched and 1 in (a, b)) for a, b in pairs)
 
 
 def add(file: Setting, x: Any, y: Any) -> Converted:
@@ -639,12 +687,13 @@ def _elements(x: Tensor) -> Size:
 
 def reshape(file: Setting, x: Any, shape: Any, *, allowzero: int = 0) -> Converted:
     """Another shape for each sample."""
-    x = _tensor(x)
-    if isinstance(shape, np.ndarray):
-        shape = _integers("shape", shape)
-    if not isinstance(shape, list) or len(shape) < 2 or (allowzero and 0 in shape):
-        raise UntraceableError("its shape must be known, and keep the batch as the first axis")
-    target: list[Size] = [x.shape[i] if size == 0 and i < len(x.shape) else size for i, size in enumerate(shape)]
+    x, sizes = _tensor(x), _sizes("shape", shape)
+    if len(sizes) == 1 and file.batch == 1 and sizes[0] in (-1, _elements(x)):
+        # All numbers of one picture: no axis is the batch.
+        return Converted(tn.TraceableFlatten(), [x], (BATCH, _elements(x)), order=(1,))
+    if len(sizes) < 2 or (allowzero and 0 in sizes):
+        raise UntraceableError(f"it makes shape {sizes}; the batch must stay the first of several axes")
+    target: list[Size] = [x.shape[i] if size == 0 and i < len(x.shape) else size for i, size in enumerate(sizes)]
     if target[0] == (file.batch or 1):
         target[0] = BATCH
     return _reshaped(x, target)
@@ -680,7 +729,7 @@ def _reshaped(x: Tensor, target: Sequence[Size]) -> Converted:
 def squeeze(file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None) -> Converted:
     """Axes of one place left out; which, is an attribute before version 13, and an input since."""
     x = _tensor(x)
-    chosen = axes if axes_input is None else _integers("axes", axes_input)
+    chosen = axes if axes_input is None else integers("axes", axes_input)
     left_out = {_axis(axis, x) for axis in chosen} if chosen else {i for i, size in enumerate(x.shape) if size == 1}
     if 0 in left_out or any(x.shape[axis] != 1 for axis in left_out):
         raise UntraceableError(f"it leaves axes {sorted(left_out)} out of shape {x.shape}")
@@ -690,7 +739,7 @@ def squeeze(file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None) 
 def unsqueeze(file: Setting, x: Any, axes_input: Any = None, *, axes: Any = None) -> Converted:
     """Axes of one place put in; where, is an attribute before version 13, and an input since."""
     x = _tensor(x)
-    chosen = list(axes or []) if axes_input is None else _integers("axes", axes_input)
+    chosen = list(axes or []) if axes_input is None else integers("axes", axes_input)
     rank = len(x.shape) + len(chosen)
     places = {axis % rank for axis in chosen}
     sizes = iter(x.shape)
@@ -746,7 +795,7 @@ def resize(
         raise UntraceableError(f"it resizes by {mode}, {', '.join(way)}, or with antialiasing or axes, which isn't supported")
     outsize: Pair | None = None
     if sizes is not None:
-        known = sizes if isinstance(sizes, list) else _integers("sizes", sizes)
+        known = _sizes("sizes", sizes)
         if len(known) != 4 or known[1] != x.shape[1] or not all(isinstance(size, int) for size in (*known[2:], *x.shape[2:])):
             raise UntraceableError(f"it makes {known} of shape {x.shape}; only rows and columns can change, which must be known")
         outsize = int(known[2]), int(known[3])
@@ -775,9 +824,10 @@ def _unrounded(scale: Any) -> float:
     return float(fraction) if np.float32(fraction) == scale else float(scale)
 
 
-def upsample(file: Setting, x: Any, scales: Any, *, mode: str = "nearest") -> Converted:
-    """Resize of version 9."""
-    return resize(file._replace(opset=10), x, scales, mode=mode)
+def upsample(file: Setting, x: Any, scales_input: Any = None, *, mode: str = "nearest", scales: Any = None) -> Converted:
+    """Resize of versions before 10; its scales are an attribute before version 9, and an input since."""
+    factors = np.array(scales, np.float32) if scales_input is None else scales_input
+    return resize(file._replace(opset=10), x, factors, mode=mode)
 
 
 def depth_to_space(file: Setting, x: Any, *, blocksize: int, mode: str = "DCR") -> Converted:
@@ -822,8 +872,8 @@ def pad(
 ) -> Converted:
     """A border; how wide, is an attribute before version 11, and an input since."""
     x = _tensor(x, 4)
-    widths = list(pads or []) if pads_input is None else _integers("pads", pads_input)
-    axes = [0, 1, 2, 3] if axes_input is None else [_axis(axis, x) for axis in _integers("axes", axes_input)]
+    widths = list(pads or []) if pads_input is None else integers("pads", pads_input)
+    axes = [0, 1, 2, 3] if axes_input is None else [_axis(axis, x) for axis in integers("axes", axes_input)]
     if mode not in ("constant", "reflect", "edge") or len(widths) != 2 * len(axes) or min(widths) < 0:
         raise UntraceableError(f"it pads {widths} in mode {mode!r}, which isn't supported")
     sides = dict(zip(axes, zip(widths[: len(axes)], widths[len(axes) :], strict=True), strict=True))
@@ -853,10 +903,10 @@ def slice_(
     """A part; which, are attributes before version 10, and inputs since."""
     x = _tensor(x)
     given = [
-        list(attribute or []) if value is None else _integers(name, value)
+        list(attribute or []) if value is None else integers(name, value)
         for name, value, attribute in (("starts", starts_input, starts), ("ends", ends_input, ends), ("axes", axes_input, axes))
     ]
-    steps = [] if steps_input is None else _integers("steps", steps_input)
+    steps = [] if steps_input is None else integers("steps", steps_input)
     places = [_axis(axis, x) for axis in given[2] or range(len(given[0]))]
     parts, shape = [slice(None)] * (len(x.shape) - 1), list(x.shape)
     if any(step < 1 for step in steps) or 0 in places:
@@ -870,8 +920,7 @@ def slice_(
 
 def gather(file: Setting, x: Any, indices: Any, *, axis: int = 0) -> Converted:
     """One place along an axis, which goes, or several in a row."""
-    x, places = _tensor(x), _integers("indices", indices)
-    indices = np.array(places) if isinstance(indices, list) else indices
+    x, places = _tensor(x), integers("indices", indices)
     axis = _axis(axis, x)
     channels = x.shape[1]
     if axis == 1 and isinstance(indices, np.ndarray) and indices.ndim == 1 and isinstance(channels, int):
@@ -911,7 +960,7 @@ def split(file: Setting, x: Any, sizes_input: Any = None, *, split: Any = None, 
     whole = x.shape[place]
     if place == 0 or isinstance(whole, str) or not file.outputs:
         raise UntraceableError(f"it splits shape {x.shape} along axis {axis}; the batch and open sizes can't be split")
-    sizes = split if sizes_input is None else _integers("split", sizes_input)
+    sizes = split if sizes_input is None else integers("split", sizes_input)
     if sizes is None:
         # Even pieces, of which the last may be smaller.
         piece = -(-whole // file.outputs)
@@ -941,10 +990,12 @@ def identity(file: Setting, x: Any) -> Converted:
 
 #: Converters by the operator's name.
 OPERATORS: dict[str, Callable[..., Converted]] = {
+    "Abs": _elementwise(tn.TraceableAbsolute),
     "Add": add,
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Cast": cast,
+    "Celu": _elementwise(lambda alpha=1.0: nodes.celu(alpha)),
     "Clip": clip,
     "Concat": concat,
     "Conv": conv,
@@ -954,6 +1005,8 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "Dropout": dropout,
     "Elu": _elementwise(tn.TraceableELU),
     "Erf": _elementwise(tn.TraceableErf),
+    "Exp": _elementwise(tn.TraceableExponential),
+    "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Gelu": gelu,
@@ -968,9 +1021,13 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "LRN": lrn,
     "LayerNormalization": layer_normalization,
     "LeakyRelu": _elementwise(lambda alpha=0.01: tn.TraceableLeakyReLU(alpha)),
+    "Log": _elementwise(tn.TraceableLogarithm),
     "LogSoftmax": log_softmax,
+    "LpNormalization": lp_normalization,
     "MatMul": matmul,
+    "Max": maximum,
     "MaxPool": max_pool,
+    "Min": minimum,
     "Mish": _elementwise(tn.TraceableMish),
     "Mul": mul,
     "Neg": neg,
@@ -986,16 +1043,19 @@ OPERATORS: dict[str, Callable[..., Converted]] = {
     "Relu": _elementwise(tn.TraceableReLU),
     "Reshape": reshape,
     "Resize": resize,
+    "Selu": _elementwise(nodes.selu),
     "Sigmoid": _elementwise(tn.TraceableSigmoid),
     "Slice": slice_,
     "Softmax": softmax,
     "Softplus": _elementwise(tn.TraceableSoftplus),
+    "Softsign": _elementwise(tn.TraceableSoftsign),
     "SpaceToDepth": space_to_depth,
     "Sqrt": _elementwise(lambda: tn.TraceablePower(0.5)),
     "Squeeze": squeeze,
     "Sub": sub,
     "Sum": summed,
     "Tanh": _elementwise(tn.TraceableTanh),
+    "ThresholdedRelu": thresholded_relu,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
     "Upsample": upsample,

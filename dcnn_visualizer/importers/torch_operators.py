@@ -255,7 +255,6 @@ def group_norm(
     x: Value, num_groups: int, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5
 ) -> Converted:
     """Group normalization."""
-    _ranked(x, 4)
     return nodes.group_normalization(_optional_array(weight), _optional_array(bias), num_groups, eps), [x]
 
 
@@ -768,7 +767,10 @@ def expand(x: Value, *sizes: Any) -> Converted:
     for like in (size.of for size in target if isinstance(size, Derived) and size.of):
         if like.shape == tuple(own if size == -1 else size for size, own in zip(numbers, x.shape, strict=True)):
             return expand_as(x, like)
-    raise UntraceableError(f"it stretches shape {tuple(x.shape)} to {numbers}; only another tensor's shape is supported")
+    stretched = [-1 if size in (-1, own) else size for size, own in zip(numbers, x.shape, strict=False)]
+    if len(numbers) != len(x.shape) or stretched[0] != -1 or any(isinstance(size, Derived) for size in target):
+        raise UntraceableError(f"it stretches shape {tuple(x.shape)} to {numbers}; only to numbers or another tensor's shape")
+    return tn.TraceableStretch(stretched[1:]), [x]
 
 
 def sizes_of(arguments: Sequence[Any]) -> list[Any]:

@@ -55,6 +55,7 @@ from dcnn_visualizer.traceable_nodes.shapes import (
     TraceableReshape,
     TraceableSamePadding2D,
     TraceableSlice,
+    TraceableStretch,
     TraceableTranspose,
 )
 from dcnn_visualizer.traceable_nodes.sized_pooling import (
@@ -150,6 +151,7 @@ __all__ = [
     "TraceableSoftmax",
     "TraceableSoftplus",
     "TraceableSoftsign",
+    "TraceableStretch",
     "TraceableSum",
     "TraceableTanh",
     "TraceableTanhGELU",

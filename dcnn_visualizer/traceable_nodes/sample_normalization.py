@@ -47,8 +47,8 @@ class _SampleNormalization(chainer.Link, TraceableNode):
             parts = parts - F.broadcast_to(F.mean(parts, axis=-1, keepdims=True), parts.shape)
         deviation = F.sqrt(F.mean(parts * parts, axis=-1, keepdims=True) + self.eps)
         y = F.reshape(parts / F.broadcast_to(deviation, parts.shape), x.shape)
-        y = y if self.gamma is None else y * F.broadcast_to(self._laid_out(self.gamma), y.shape)
-        return y if self.beta is None else y + F.broadcast_to(self._laid_out(self.beta), y.shape)
+        y = y if self.gamma is None else y * F.broadcast_to(self._laid_out(self.gamma, y.ndim), y.shape)
+        return y if self.beta is None else y + F.broadcast_to(self._laid_out(self.beta, y.ndim), y.shape)
 
     def record(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
         """Keeps the normalized input, before scale and shift, and what it was multiplied by."""
@@ -58,13 +58,13 @@ class _SampleNormalization(chainer.Link, TraceableNode):
         scale = 1 / array_module(x).sqrt((parts * parts).mean(axis=-1, keepdims=True) + x.dtype.type(self.eps))
         parts = parts * scale
         y = parts.reshape(x.shape)
-        y = y if self.gamma is None else y * self._laid_out(self.gamma.array)
-        return y if self.beta is None else y + self._laid_out(self.beta.array), (parts, scale)
+        y = y if self.gamma is None else y * self._laid_out(self.gamma.array, y.ndim)
+        return y if self.beta is None else y + self._laid_out(self.beta.array, y.ndim), (parts, scale)
 
     def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> Array:
         """The gradient."""
         normalized, scale = record
-        h = signal if self.gamma is None else signal * self._laid_out(self.gamma.array)
+        h = signal if self.gamma is None else signal * self._laid_out(self.gamma.array, signal.ndim)
         h = h.reshape(len(h), *normalized.shape[1:])
         if self.centred:
             h = h - h.mean(axis=-1, keepdims=True)
@@ -79,8 +79,8 @@ class _SampleNormalization(chainer.Link, TraceableNode):
         """The input's shape with one axis, the last, for all that is normalized together."""
         raise NotImplementedError
 
-    def _laid_out(self, weights: Any) -> Any:
-        """Scales or shifts, so that they broadcast against a sample."""
+    def _laid_out(self, weights: Any, rank: int) -> Any:
+        """Scales or shifts, so that they broadcast against samples of so many axes, the batch's among them."""
         return weights
 
 
@@ -122,8 +122,8 @@ class TraceableGroupNormalization(_SampleNormalization):
     def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], self.groups, math.prod(shape[1:]) // self.groups)
 
-    def _laid_out(self, weights: Any) -> Any:
-        return weights.reshape(-1, 1, 1)
+    def _laid_out(self, weights: Any, rank: int) -> Any:
+        return weights.reshape(-1, *[1] * (rank - 2))
 
 
 class TraceableUnitVectors(TraceableNode):

@@ -213,6 +213,39 @@ class TraceableChannels(TraceableNode):
         return "channels put back"
 
 
+class TraceableStretch(TraceableNode):
+    """Axes of one place stretched to more; back, summed over them.
+
+    Args:
+        sizes: Sizes of a sample's axes; -1 leaves one as it is.
+    """
+
+    shares_record = True
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Chainer's ``broadcast_to``."""
+        return F.broadcast_to(x, self._outshape(x.shape))
+
+    def record(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """Keeps the input's shape."""
+        return array_module(x).broadcast_to(x, self._outshape(x.shape)), x.shape
+
+    def reverse(self, signal: Array, record: tuple[int, ...], rule: Rule) -> Array:
+        """Sums."""
+        stretched = tuple(axis for axis, size in enumerate(record) if axis and size != signal.shape[axis])
+        return signal.sum(axis=stretched, keepdims=True)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "summed where it was stretched"
+
+    def _outshape(self, inshape: tuple[int, ...]) -> tuple[int, ...]:
+        return (inshape[0], *(own if size == -1 else size for own, size in zip(inshape[1:], self.sizes, strict=True)))
+
+
 class TraceablePadding2D(TraceableNode):
     """A border of one number around each map; back by cutting it off.
 

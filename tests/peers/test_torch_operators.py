@@ -146,6 +146,8 @@ OPERATORS = {
     "unit vectors": Function(lambda x: F.normalize(x.relu(), dim=1) + F.normalize(x, dim=-1, eps=0.5)),
     "dtype said once more": Function(lambda x: x.float().to(x.dtype).type_as(x) + 1),
     "stretched": Function(lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, x.shape[2], x.shape[3]) * x),
+    "stretched to a number": Function(lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1) * x[:, :3]),
+    "group normalization of a line": Function(lambda self, x: self.norm(x.flatten(2)), norm=nn.GroupNorm(2, 4)),
     "stretched to a shape": Function(lambda x: x.amax(1, keepdim=True).expand(x.shape).expand(-1, 4, -1, -1)),
     "space to depth": nn.Sequential(
         nn.Upsample(scale_factor=2),
@@ -479,7 +481,7 @@ UNTRACEABLE = {
     "its weights depend on the picture": Function(lambda x: F.conv2d(x, x)),
     r"it gives torch\.float64 of pictures in torch\.float32": Function(lambda x: x.double()),
     "it goes over the whole batch": Function(lambda x: x - x.max()),
-    "only another tensor's shape is supported": Function(lambda x: x.mean(1, keepdim=True).expand(-1, 2, -1, -1)),
+    "only to numbers or another tensor's shape": Function(lambda x: x.mean(1, keepdim=True).expand(-1, x.shape[2] // 2, -1, -1)),
     r"view in .* depends on the size of the picture": Function(lambda x: x.flatten(2).view(x.shape)),
     "it divides by the norm of order 1": Function(lambda x: F.normalize(x, p=1.0)),
     "the batch apart": Function(lambda x: x.unbind()[0]),
