@@ -68,6 +68,11 @@ def check_cases(random: np.random.Generator, small: bool) -> Iterator[Check]:
         yield Check("activation", function, (x,), given)
         yield Check("activation_gradient", function, (x, x[::-1].copy()), given)
     yield Check("activation_gradient", "silu of one sample", (x[:1], x), {"function": "silu"})
+    for rows, text in ((x, "rows of maps"), (x.reshape(batch, 2, -1), "groups")):
+        weights = normal(rows.shape[-1])
+        yield Check("layer_normalization", text, (rows, weights, weights), {})
+        yield Check("layer_normalization_gradient", text, (rows, rows[::-1].copy(), weights), {})
+    yield Check("layer_normalization_gradient", "of one sample", (x[:1], x), {"centred": False})
     yield Check("batch_normalization", "", (x, channel, channel, channel, channel), {})
     yield Check("batch_normalization", "(B, C)", (x[:, :, 0, 0], channel, channel, channel, channel), {})
     yield Check("batch_normalization_adjoint", "", (x, channel, channel), {})

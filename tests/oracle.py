@@ -201,6 +201,31 @@ def local_response_normalization_gradient(x: Array, g: Array, n: int, k: float, 
     return gradient
 
 
+def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float, centred: bool) -> Array:
+    y = np.empty(x.shape)
+    for at in np.ndindex(x.shape[:-1]):
+        row = [float(value) for value in x[at]]
+        mean = math.fsum(row) / len(row) if centred else 0
+        var = math.fsum((value - mean) ** 2 for value in row) / len(row)
+        for n, value in enumerate(row):
+            y[at][n] = float(gamma[n]) * (value - mean) / math.sqrt(var + eps) + float(beta[n])
+    return y
+
+
+def layer_normalization_gradient(x: Array, g: Array, gamma: Array, eps: float, centred: bool) -> Array:
+    """Input by input: what each output of its row hears of it, by the quotient rule."""
+    gradient = np.zeros(x.shape)
+    for at in np.ndindex(x.shape[:-1]):
+        row, count = [float(value) for value in x[at]], x.shape[-1]
+        mean = math.fsum(row) / count if centred else 0
+        scale = math.fsum((value - mean) ** 2 for value in row) / count + eps
+        for i, j in product(range(count), repeat=2):
+            own = (i == j) - (1 / count if centred else 0)
+            slope = own * scale**-0.5 - (row[j] - mean) * (row[i] - mean) / count * scale**-1.5
+            gradient[at][i] += float(g[at][j]) * float(gamma[j]) * slope
+    return gradient
+
+
 def batch_normalization(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
     y = np.empty(x.shape)
     for at in np.ndindex(x.shape):

@@ -10,6 +10,7 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
+import dcnn_kernels as kernels
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_visualizer.traceable_nodes.node import TraceableNode
 
@@ -50,26 +51,9 @@ class _SampleNormalization(chainer.Link, TraceableNode):
         y = y if self.gamma is None else y * F.broadcast_to(self._laid_out(self.gamma, y.ndim), y.shape)
         return y if self.beta is None else y + F.broadcast_to(self._laid_out(self.beta, y.ndim), y.shape)
 
-    def record(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
-        """Keeps the normalized input, before scale and shift, and what it was multiplied by."""
-        parts = x.reshape(self._parts(x.shape))
-        if self.centred:
-            parts = parts - parts.mean(axis=-1, keepdims=True)
-        scale = 1 / array_module(x).sqrt((parts * parts).mean(axis=-1, keepdims=True) + x.dtype.type(self.eps))
-        parts = parts * scale
-        y = parts.reshape(x.shape)
-        y = y if self.gamma is None else y * self._laid_out(self.gamma.array, y.ndim)
-        return y if self.beta is None else y + self._laid_out(self.beta.array, y.ndim), (parts, scale)
-
-    def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> Array:
-        """The gradient."""
-        normalized, scale = record
-        h = signal if self.gamma is None else signal * self._laid_out(self.gamma.array, signal.ndim)
-        h = h.reshape(len(h), *normalized.shape[1:])
-        if self.centred:
-            h = h - h.mean(axis=-1, keepdims=True)
-        h = h - normalized * (h * normalized).mean(axis=-1, keepdims=True)
-        return (h * scale).reshape(signal.shape)
+    def record(self, x: Array) -> tuple[Array, Array]:
+        """Keeps the input."""
+        return self.compute(x), x
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -99,6 +83,18 @@ class TraceableLayerNormalization(_SampleNormalization):
         super().__init__(gamma, beta, eps, centred)
         self.axes = axes
 
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        gamma, beta = (None if weights is None else weights.array.reshape(-1) for weights in (self.gamma, self.beta))
+        parts = x.reshape(self._parts(x.shape))
+        return kernels.layer_normalization(parts, gamma, beta, self.eps, self.centred).reshape(x.shape)
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The gradient."""
+        gamma = None if self.gamma is None else self.gamma.array.reshape(-1)
+        x, g = (array.reshape(self._parts(array.shape)) for array in (record, signal))
+        return kernels.layer_normalization_gradient(x, g, gamma, self.eps, self.centred).reshape(signal.shape)
+
     def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[: -self.axes], math.prod(shape[-self.axes :]))
 
@@ -118,6 +114,29 @@ class TraceableGroupNormalization(_SampleNormalization):
     def __init__(self, gamma: Array | None, beta: Array | None, groups: int, eps: float = 1e-5) -> None:
         super().__init__(gamma, beta, eps)
         self.groups = groups
+
+    def compute(self, x: Array) -> Array:
+        """Keeps nothing."""
+        y = kernels.layer_normalization(x.reshape(self._parts(x.shape)), eps=self.eps).reshape(x.shape)
+        if self.gamma is None and self.beta is None:
+            return y
+        one = array_module(y).ones(y.shape[1], y.dtype)
+        gamma, beta = (fill if weights is None else weights.array for weights, fill in ((self.gamma, one), (self.beta, 0 * one)))
+        return kernels.batch_normalization(self._maps(y), gamma, beta, mean=0 * one, var=one, eps=0).reshape(x.shape)
+
+    def reverse(self, signal: Array, record: Array, rule: Rule) -> Array:
+        """The gradient."""
+        if self.gamma is not None:
+            one = array_module(signal).ones(signal.shape[1], signal.dtype)
+            signal = kernels.batch_normalization_adjoint(self._maps(signal), self.gamma.array, var=one, eps=0).reshape(
+                signal.shape
+            )
+        x, g = (array.reshape(self._parts(array.shape)) for array in (record, signal))
+        return kernels.layer_normalization_gradient(x, g, eps=self.eps).reshape(signal.shape)
+
+    @staticmethod
+    def _maps(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], 1, math.prod(x.shape[2:]))
 
     def _parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], self.groups, math.prod(shape[1:]) // self.groups)

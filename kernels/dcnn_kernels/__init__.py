@@ -7,6 +7,7 @@ The backend follows the array, and NumPy arrays go to loops compiled by Numba wh
 from dcnn_kernels.activations import activation, activation_gradient
 from dcnn_kernels.arrays import BackendError
 from dcnn_kernels.convolution import convolution_2d, transposed_convolution_2d, unpooled_transposed_convolution_2d
+from dcnn_kernels.layer_normalization import layer_normalization, layer_normalization_gradient
 from dcnn_kernels.linear import linear, linear_adjoint
 from dcnn_kernels.normalization import (
     batch_normalization,
@@ -40,6 +41,8 @@ __all__ = [
     "crop_patches",
     "global_average_pooling_2d",
     "global_average_pooling_2d_adjoint",
+    "layer_normalization",
+    "layer_normalization_gradient",
     "leaky_relu",
     "linear",
     "linear_adjoint",

@@ -23,7 +23,18 @@ Array = Any
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 BACKENDS = ("reference", "compiled", "cuda")
 #: Primitives that have a compiled form, by module.
-COMPILED = ("activations", "convolution", "linear", "normalization", "patches", "pooling", "relu", "shared", "words")
+COMPILED = (
+    "activations",
+    "convolution",
+    "layer_normalization",
+    "linear",
+    "normalization",
+    "patches",
+    "pooling",
+    "relu",
+    "shared",
+    "words",
+)
 
 
 class BackendError(RuntimeError):

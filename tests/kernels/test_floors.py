@@ -31,6 +31,8 @@ CALLS = {
     "crop_patches": (x, places[:, 0], places, 2),
     "global_average_pooling_2d": (x,),
     "global_average_pooling_2d_adjoint": (flat, 4),
+    "layer_normalization": (x,),
+    "layer_normalization_gradient": (x, x),
     "leaky_relu": (x,),
     "linear": (flat, W[..., 0, 0]),
     "linear_adjoint": (flat, W[..., 0, 0]),
