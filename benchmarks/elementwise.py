@@ -84,6 +84,12 @@ def stage_cases(stage: tuple[int, ...], batch: int, dtype: str) -> Iterator[Case
     yield case("relu_reverse", "SaliNet", x, mask)
     yield case("relu_reverse", "DeSaliNet", x, mask, rectify=True)
     yield case("relu_reverse", "SaliNet slope=0.2", x, mask, slope=0.2)
+    for function in ("silu", "gelu"):
+        yield case("activation", function, x, function=function)
+        yield case("activation_gradient", function, x, x, function=function)
+    rows = x.reshape(batch, -1, stage[0])
+    yield case("layer_normalization", "", rows, channel, channel)
+    yield case("layer_normalization_gradient", "", rows, rows, channel)
     yield case("batch_normalization", "", x, channel, channel, channel, channel)
     yield case("batch_normalization_adjoint", "", x, channel, channel)
     yield case("local_response_normalization", "n=5", x)

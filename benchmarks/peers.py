@@ -71,6 +71,33 @@ def torch_relu_reverse(g: np.ndarray, mask: np.ndarray | None = None, rectify: b
     return without_gradients(run)
 
 
+def torch_activation(x: np.ndarray, function: str) -> Call:
+    return torch_function(function)(x)
+
+
+def torch_activation_gradient(x: np.ndarray, g: np.ndarray, function: str) -> Call:
+    import torch
+
+    tensor, signal = torch.from_numpy(x), torch.from_numpy(g)
+    gradient = getattr(torch.ops.aten, f"{function}_backward")
+    return without_gradients(lambda: gradient(signal, tensor))
+
+
+def torch_layer_normalization(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> Call:
+    import torch
+
+    tensor, by, to = map(torch.from_numpy, (x, gamma, beta))
+    return without_gradients(lambda: torch.nn.functional.layer_norm(tensor, by.shape, by, to))
+
+
+def torch_layer_normalization_gradient(x: np.ndarray, g: np.ndarray, gamma: np.ndarray) -> Call:
+    import torch
+
+    tensor, signal, by = torch.from_numpy(x).requires_grad_(), torch.from_numpy(g), torch.from_numpy(gamma)
+    y = torch.nn.functional.layer_norm(tensor, by.shape, by)
+    return lambda: torch.autograd.grad(y, tensor, signal, retain_graph=True)[0]
+
+
 def torch_batch_normalization(x: np.ndarray, *channels: np.ndarray) -> Call:
     import torch
 
@@ -155,6 +182,10 @@ TORCH: dict[str, Callable[..., Call]] = {
     "relu_reverse DeconvNet": torch_relu_reverse,
     "relu_reverse SaliNet": torch_relu_reverse,
     "relu_reverse DeSaliNet": torch_relu_reverse,
+    "activation": torch_activation,
+    "activation_gradient": torch_activation_gradient,
+    "layer_normalization": torch_layer_normalization,
+    "layer_normalization_gradient": torch_layer_normalization_gradient,
     "batch_normalization": torch_batch_normalization,
     "local_response_normalization": torch_function("local_response_norm", size=5, alpha=5e-4, beta=0.75, k=2.0),
     "local_response_normalization_gradient": torch_lrn_gradient,
