@@ -32,6 +32,7 @@ CONVOLUTIONS = {
     "depthwise with two filters a channel": ((5, 6), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
     "depthwise of many windows": ((17, 37), (4, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 2),
     "depthwise 5x5 stride 2 of many windows": ((18, 41), (2, 1, 5, 5), (2, 2), ((2, 1), (2, 2)), (1, 1), 2),
+    "depthwise 7x7 of many windows": ((16, 35), (2, 1, 7, 7), (1, 1), ((3, 3), (3, 3)), (1, 1), 2),
     "depthwise dilated": ((12, 20), (2, 1, 5, 3), (1, 2), ((4, 4), (3, 2)), (2, 3), 2),
     "depthwise stride beyond its windows": ((9, 20), (2, 1, 1, 2), (3, 2), ((0, 0), (1, 0)), (1, 1), 2),
     "oblong": ((9, 7), (4, 2, 2, 4), (3, 1), ((2, 0), (1, 3)), (1, 2), 1),

@@ -136,6 +136,8 @@ def sum_windows(
                         _sums(TOGETHER, 0, 2, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 elif tall == 3:
                     _sums(TOGETHER, 3, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
+                elif tall == 7:
+                    _sums(TOGETHER, 7, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 elif tall == 5:
                     _sums(TOGETHER, 5, 1, 1, y, to, x, source, outside, at, taps, some, W, W_start, bias)
                 else:
