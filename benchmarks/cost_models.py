@@ -3,7 +3,7 @@
 The ways take turns; a way's time is the least of its turns. The table has the choice and the fastest for each shape, and what the
 choice loses to it; below are the mean and the worst loss. Constants of cost models are set so that both are small. They are in
 ``dcnn_kernels/compiled``: ``TILE``, ``FILTER`` and ``PRODUCT`` of ``winograd.py``, ``PRODUCT``, ``VALUE`` and ``GATHER`` of
-``sparse.py``, ``DEEP`` of ``convolution.py``. Nothing is written.
+``sparse.py``. Nothing is written.
 
     python benchmarks/cost_models.py
     python benchmarks/cost_models.py --only "back 3x3"
@@ -13,7 +13,6 @@ Takes some minutes, and needs Numba.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,13 +31,8 @@ from dcnn_kernels.compiled import convolution, panels, settings, sparse, winogra
 
 #: By the name of a way, whose function it is that does the work.
 WAYS = {"winograd": winograd, "sparse": sparse, "panels": panels, "bands": convolution}
-#: What makes it be taken where it can be: the algorithm, and what is told in the place of ``DEEP``.
-FORCED: dict[str, tuple[str, float]] = {
-    "winograd": ("winograd", 0),
-    "sparse": ("sparse", 0),
-    "panels": ("products", 0),
-    "bands": ("products", math.inf),
-}
+#: The algorithm that makes it be taken where it can be.
+FORCED = {"winograd": "winograd", "sparse": "sparse", "panels": "products", "bands": "products"}
 
 
 class Case(NamedTuple):
@@ -152,10 +146,9 @@ def taken_by(call: Callable[[], Any]) -> str:
 
 def forced(way: str, call: Callable[[], Any]) -> Callable[[], Any]:
     """A call that takes a way, if it can."""
-    algorithm, deep = FORCED[way]
 
     def run() -> Any:
-        with settings.algorithm(algorithm), patch.object(convolution, "DEEP", deep):
+        with settings.algorithm(FORCED[way]):
             return call()
 
     return run

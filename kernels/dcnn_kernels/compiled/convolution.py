@@ -14,13 +14,10 @@ from ..reference.relu import Mask
 from . import depthwise, panels, sparse, windows, winograd
 from .memory import empty
 from .pooling import unpooling_2d
-from .products import Filters, Tap, multiply
+from .products import Filters, Phases, Tap, multiply
 from .rectifier import Rectifier, rectifier
 from .relu import relu_reverse
 from .settings import current_algorithm
-
-#: Channels that windows with a step between them take for their taps to be worth laying out.
-DEEP = 16
 
 
 def convolution_2d(
@@ -47,11 +44,10 @@ def convolution_2d(
     if (kh, kw) == (3, 3) and stride == dilate == (1, 1) and winograd_is_cheaper(filters, y):
         winograd.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), False, through)
         return y
-    taps = _taps((kh, kw), pad, dilate)
-    if kh == kw == 1 or (stride != (1, 1) and incoming >= DEEP):
-        panels.multiply(y, x, filters, taps, stride, through)
+    if kh == kw == 1:
+        panels.multiply(y, x, filters, (-pad[0][0], -pad[1][0]), stride, through)
     else:
-        multiply(y, x, filters, [taps], stride, (1, 1), through)
+        multiply(y, x, filters, (_taps((kh, kw), pad, dilate),), stride, (1, 1), through)
     return y
 
 
@@ -83,7 +79,7 @@ def transposed_convolution_2d(
         winograd.multiply(y, x, filters, (pad[0][0] - 2, pad[1][0] - 2), True, through)
         return y
     if kh == kw == 1 and stride == (1, 1):
-        panels.multiply(y, x, filters, [Tap(pad[0][0], pad[1][0], 0)], stride, through)
+        panels.multiply(y, x, filters, (pad[0][0], pad[1][0]), stride, through)
         return y
     if kh == kw == groups == 1 and stride != (1, 1) and not any(map(any, pad)):
         # What single pixels make lies apart.
@@ -151,15 +147,15 @@ def winograd_is_cheaper(filters: Filters, y: FloatArray) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _taps(ksize: Pair, pad: Pads, dilate: Pair) -> list[Tap]:
-    """The taps of windows, not to be changed."""
+def _taps(ksize: Pair, pad: Pads, dilate: Pair) -> tuple[Tap, ...]:
+    """The taps of windows."""
     places = enumerate(np.ndindex(*ksize))
-    return [Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], place) for place, (i, j) in places]
+    return tuple(Tap(i * dilate[0] - pad[0][0], j * dilate[1] - pad[1][0], place) for place, (i, j) in places)
 
 
 @lru_cache(maxsize=256)
-def _phases(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> list[list[Tap]]:
-    """The taps on the way back, by phase, not to be changed.
+def _phases(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> Phases:
+    """The taps on the way back, by phase.
 
     The pixels of one phase, their number modulo the stride, are windows of stride 1, each with its share of the taps.
     """
@@ -170,7 +166,7 @@ def _phases(ksize: Pair, stride: Pair, pad: Pads, dilate: Pair) -> list[list[Tap
             down, across = (p + side[0] - n * d for p, side, n, d in zip(phase, pad, (i, j), dilate, strict=True))
             if down % stride[0] == across % stride[1] == 0:
                 phases[-1].append(Tap(down // stride[0], across // stride[1], place))
-    return phases
+    return tuple(map(tuple, phases))
 
 
 def _bias(b: FloatArray | None, y: FloatArray) -> FloatArray:

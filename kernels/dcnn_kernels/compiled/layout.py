@@ -24,18 +24,19 @@ def inside(count, size, first, stride):
 
 
 @compiled
-def lay_out(x, start, height, width, layout, to, down, across, rows, columns, top, left):
-    """Copies a plane's pixels from row ``top`` and column ``left`` on, and zeros where there is none.
+def lay_out(x, start, count, height, width, layout, size, down, across, rows, columns, top, left):
+    """Copies planes' pixels from row ``top`` and column ``left`` on, and zeros where there is none.
 
-    Rows and columns are told apart by their phase, their number modulo the stride. Up to a vector behind them becomes zero.
+    Rows and columns are told apart by their phase, their number modulo the stride. What lies between planes becomes zero.
 
     Args:
         x: Flat pictures.
-        start: Where the plane begins.
-        height: Its rows.
-        width: Its columns.
-        layout: Takes, flat, (row phases, column phases, rows, columns).
-        to: Where that begins.
+        start: Where the first plane begins.
+        count: Planes, one behind the other.
+        height: Their rows.
+        width: Their columns.
+        layout: Takes, flat, (planes, row phases, column phases, rows, columns).
+        size: Step between planes there, a vector more than they have at least.
         down: Phases of rows.
         across: Phases of columns.
         rows: Rows of a phase.
@@ -43,21 +44,29 @@ def lay_out(x, start, height, width, layout, to, down, across, rows, columns, to
         top: May be negative, in the padding.
         left: May be negative.
     """
-    lanes = VECTOR // x.itemsize
+    lanes, step = VECTOR // x.itemsize, down * width
     for i in range(down):
+        first, last = inside(rows, height, top + i, down)
         for j in range(across):
             begin, end = inside(columns, width, left + j, across)
-            for row in range(rows):
-                source = top + i + row * down
-                line = to + ((i * across + j) * rows + row) * columns
-                pixel, last = start + source * width + left + j, end if 0 <= source < height else begin
-                # What a vector has too much of is the next row's, which comes later.
-                if across == 1:
-                    for n in range(0, columns, lanes):
-                        copy_inside(1, layout, line + n, x, pixel + n, begin - n, last - n)
-                elif across == 2:
-                    for n in range(0, columns, lanes):
-                        copy_inside(2, layout, line + n, x, pixel + 2 * n, begin - n, last - n)
-                else:
+            for plane in range(count):
+                to = plane * size + (i * across + j) * rows * columns
+                pixel = start + plane * height * width + (top + i) * width + left + j
+                for n in range(to, to + first * columns):
+                    layout[n] = 0
+                # What a vector has too much of is the next row's, whose first vector comes later.
+                for n in range((columns - 1) // lanes * lanes if across in (1, 2, 4) else -1, -1, -lanes):
+                    if across == 1:
+                        for row in range(first, last):
+                            copy_inside(1, layout, to + row * columns + n, x, pixel + row * step + n, begin - n, end - n)
+                    elif across == 2:
+                        for row in range(first, last):
+                            copy_inside(2, layout, to + row * columns + n, x, pixel + row * step + 2 * n, begin - n, end - n)
+                    else:
+                        for row in range(first, last):
+                            copy_inside(4, layout, to + row * columns + n, x, pixel + row * step + 4 * n, begin - n, end - n)
+                for row in range(first, last if across not in (1, 2, 4) else first):
                     for n in range(columns):
-                        layout[line + n] = x[pixel + n * across] if begin <= n < last else 0
+                        layout[to + row * columns + n] = x[pixel + row * step + n * across] if begin <= n < end else 0
+                for n in range(to + last * columns, (plane + 1) * size if i + j == down + across - 2 else to + rows * columns):
+                    layout[n] = 0

@@ -16,8 +16,6 @@ _features = binding.get_host_cpu_features()
 VECTOR, ROWS, VECTORS = (64, 6, 4) if _features.get("avx512f") else (32 if _features.get("avx2") else 16, 4, 2)
 #: Bytes of a line of cache.
 LINE_BYTES = 64
-#: Most vectors of a block of one row.
-LINE = 8
 
 
 @intrinsic(prefer_literal=True)
@@ -172,6 +170,29 @@ def copy_inside(typing, step, target, target_start, source, source_start, first,
         read = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
         pointer = pointer_to(context, builder, target, values[1], values[2])
         builder.store(read, builder.bitcast(pointer, vector.as_pointer()), align=target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def deal(typing, step, target, target_start, source, source_start, apart):
+    """Writes the values of ``step`` vectors, ``apart`` from each other, in turn: the reverse of :func:`copy_inside`."""
+    word, every = types.int64, step.literal_value
+    signature = types.void(step, target, word, source, word, word)
+
+    def generate(context, builder, signature, values):
+        lanes, vector = vector_of(context, target)
+        size, read = target.dtype.bitwidth // 8, []
+        for n in range(every):
+            offset = builder.add(values[4], builder.mul(values[5], ir.IntType(64)(n)))
+            pointer = pointer_to(context, builder, source, values[3], offset)
+            read.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size))
+        read = concatenated(builder, read)
+        places = places_of(n % every * lanes + n // every for n in range(every * lanes))
+        read = builder.shuffle_vector(read, ir.Constant(read.type, ir.Undefined), places)
+        pointer = pointer_to(context, builder, target, values[1], values[2])
+        builder.store(read, builder.bitcast(pointer, read.type.as_pointer()), align=size)
         return context.get_dummy_value()
 
     return signature, generate

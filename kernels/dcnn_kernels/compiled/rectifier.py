@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,25 @@ def rectifier(
     shift: FloatArray | None,
 ) -> Rectifier:
     """Makes one of a mask, as ``relu_mask`` gives it, or None, of limits that may be infinite, and of a scaling or None."""
+    if mask is None and scale is None:
+        return _limits(low, high, np.dtype(dtype))
+    return _rectifier(mask, low, high, dtype, scale, shift)
+
+
+@lru_cache(maxsize=64)
+def _limits(low: float, high: float, dtype: np.dtype[Any]) -> Rectifier:
+    """One without arrays of the caller's."""
+    return _rectifier(None, low, high, dtype, None, None)
+
+
+def _rectifier(
+    mask: Mask | None,
+    low: float,
+    high: float,
+    dtype: npt.DTypeLike,
+    scale: FloatArray | None,
+    shift: FloatArray | None,
+) -> Rectifier:
     (bits, masked), limits = bits_of(mask), np.array([low, high], dtype)
     flat = np.zeros(bits.size + READ - 1, np.uint8)
     flat[: bits.size] = bits.reshape(-1)
@@ -61,18 +81,11 @@ def rectifier(
 
 
 @compiled
-def rectify_line(line, start, count, bias, rectifier, sample, channel, first):
-    """Adds a bias to ``count`` values from ``start`` on, and scales and rectifies them.
+def write_line(target, to, line, at, count, bias, rectifier, sample, channel, first):
+    """Writes ``count`` values of a line from ``at`` on to ``target``, from ``to`` on: biased, scaled and rectified.
 
     They are a sample's from element ``first`` on, of one channel. Up to a vector of what lies behind them is read.
     """
-    if not rectifier.idle or bias != 0:
-        write_line(line, start, line, start, count, bias, rectifier, sample, channel, first)
-
-
-@compiled
-def write_line(target, to, line, at, count, bias, rectifier, sample, channel, first):
-    """Writes to ``target``, from ``to`` on, what :func:`rectify_line` makes of the line's values from ``at`` on."""
     if rectifier.idle and bias == 0:
         copy(target, to, line, at, count)
         return

@@ -21,8 +21,7 @@ import numpy.typing as npt
 from ..reference.im2col import FloatArray
 from .jit import compiled
 from .microkernel import LINE_BYTES, ROWS, VECTOR, VECTORS, fetch
-from .panels import panel_of_sums
-from .products import PRODUCTS, Filters
+from .products import PRODUCTS, Filters, panel_of_sums
 from .rectifier import Rectifier, write_line
 from .team import parted
 from .threads import cores, kept, share
@@ -34,7 +33,7 @@ TILES, SOME = 64, 8 * ROWS
 SOON = 2
 #: Costs in products of the plain way, as measured with vectors of 64 bytes by benchmarks/cost_models.py: of transforming one
 #: channel of a tile, of transforming a filter of one channel, and of a product.
-TILE, FILTER, PRODUCT = 900, 300, 1.25
+TILE, FILTER, PRODUCT = 500, 1100, 1.7
 
 
 class Tiling(NamedTuple):
@@ -73,16 +72,20 @@ class Tiling(NamedTuple):
 
 def tiling_of(y: FloatArray, filters: Filters, first: tuple[int, int] = (0, 0)) -> Tiling:
     """How the tiles that make ``y``, and the filters, stand in memory."""
-    batch, _, rows, columns = y.shape
-    lanes = VECTOR // y.itemsize
+    return _tiling(y.shape, VECTOR // y.itemsize, filters.made, filters.taken, filters.made_step < filters.taken_step, first)
+
+
+@lru_cache(maxsize=256)
+def _tiling(shape: tuple[int, ...], lanes: int, made: int, taken: int, by_filters: bool, first: tuple[int, int]) -> Tiling:
+    batch, _, rows, columns = shape
     down, across = math.ceil(rows / 4), math.ceil(columns / 4)
     vectors = math.ceil(batch * down * across / lanes)
     width = max(1, min(vectors, TILES // lanes))
-    wide = math.ceil(filters.taken / lanes) * lanes
+    wide = math.ceil(taken / lanes) * lanes
     wide += lanes if wide % (8 * lanes) == 0 else 0  # else rows would begin at the same few places in the cache
-    row, step = (1, SOME) if filters.made_step < filters.taken_step else (wide, 1)
+    row, step = (1, SOME) if by_filters else (wide, 1)
     places = (down, across, batch * down * across, math.ceil(vectors / width), width * lanes, 5 * lanes)
-    return Tiling(filters.taken, filters.made, *first, *places, row, step, SOME * wide + lanes)
+    return Tiling(taken, made, *first, *places, row, step, SOME * wide + lanes)
 
 
 def cost(y: FloatArray, filters: Filters) -> float:

@@ -1,4 +1,4 @@
-"""Convolution by panels, which windows of one pixel and steps between windows take: on the compiled backend only."""
+"""Convolution by panels and bands, as few or as many channels at a time as there may be: on the compiled backend only."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from tests.kernels.properties import assert_close, check_calls, normal
 
 pytestmark = pytest.mark.compiled_only
 #: Batch, channels, (H, W), filters, ksize, stride, pad, dilate, groups: maps of less than a vector and of several panels, panels
-#: that hold parts of several pictures, filters by rows and in blocks with rest, padding that whole windows fall into.
+#: that hold parts of several pictures, filters in blocks with each rest, padding that whole windows fall into, rows that share
+#: more zeros than a vector has, steps that vectors are dealt out for and others.
 CASES = [
     (1, 16, (7, 7), 13, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     (5, 17, (3, 3), 6, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
@@ -21,23 +22,38 @@ CASES = [
     (1, 18, (30, 31), 7, (5, 3), (3, 2), ((4, 4), (2, 5)), (1, 2), 1),
     (3, 32, (9, 21), 34, (2, 2), (1, 3), ((0, 1), (0, 0)), (3, 1), 2),
     (1, 16, (70, 9), 1, (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (2, 21, (14, 14), 29, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (1, 40, (7, 7), 16, (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), 1),
+    (1, 3, (20, 25), 5, (2, 3), (1, 1), ((0, 0), (20, 20)), (1, 20), 1),
+    (2, 3, (45, 50), 10, (11, 11), (4, 4), ((2, 2), (2, 2)), (1, 1), 1),
+    (1, 5, (23, 40), 9, (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    (1, 18, (16, 48), 12, (4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 2),
+    (1, 4, (11, 36), 8, (3, 2), (3, 1), ((0, 2), (1, 0)), (2, 1), 1),
 ]
 cases = pytest.mark.parametrize(("batch", "channels", "size", "filters", "ksize", "stride", "pad", "dilate", "groups"), CASES)
 
 
-@pytest.fixture(params=[1 << 12, 1 << 18], ids=["shallow", "deep"], autouse=True)
-def _depth(request, monkeypatch):
-    from dcnn_kernels.compiled import panels
+@pytest.fixture(params=[1 << 10, 1 << 18], ids=["shallow", "deep"], autouse=True)
+def _depth(request):
+    """Blocks of so many bytes."""
+    from dcnn_kernels.compiled import panels, products, settings
 
-    monkeypatch.setattr(panels, "PANEL_BYTES", request.param)
+    sizes = (panels, "PANEL_BYTES", 4), (products, "FILTER_BYTES", 1), (products, "BAND_BYTES", 8), (products, "SUMS_BYTES", 32)
+    with pytest.MonkeyPatch.context() as patch, settings.algorithm("products"):
+        for module, name, times in sizes:
+            patch.setattr(module, name, times * request.param)
+            module._plan.cache_clear()
+        yield
+    for module, *_ in sizes:
+        module._plan.cache_clear()
 
 
 @cases
 @pytest.mark.parametrize("cores", [1, 3])
 def test_convolution_is_the_oracles(batch, channels, size, filters, ksize, stride, pad, dilate, groups, cores, monkeypatch):
-    from dcnn_kernels.compiled import panels, threads
+    from dcnn_kernels.compiled import panels, products, threads
 
-    for module in (panels, threads):
+    for module in (panels, products, threads):
         monkeypatch.setattr(module, "cores", lambda: cores)
     monkeypatch.setattr(threads, "GRAIN", 1)
     x, b = normal(0, (batch, channels, *size)), normal(2, (filters,))
@@ -51,19 +67,18 @@ def test_convolution_is_the_oracles(batch, channels, size, filters, ksize, strid
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", [case for case in CASES if case[4] == case[5] == (1, 1)])
-def test_single_pixels_go_back_as_the_oracles(case, dtype):
-    batch, channels, size, filters, _, stride, pad, dilate, _ = case
-    rows, columns = (n + sum(side) for n, side in zip(size, pad, strict=True))
-    g, W = normal(0, (batch, filters, rows, columns), dtype), normal(1, (filters, channels, 1, 1), dtype)
-    more = np.concatenate([g, g, g], axis=1)
-    weights = np.concatenate([W, -W, 2 * W])
-    b = normal(2, (channels,), dtype)
-    back = oracle.transposed_convolution_2d(more, weights, b, stride, pad, dilate, 1, size)
-    assert_close(kernels.transposed_convolution_2d(more, weights, b, stride, pad, outsize=size), back)
+@cases
+def test_the_way_back_is_the_oracles(batch, channels, size, filters, ksize, stride, pad, dilate, groups, dtype):
+    windows = kernels.convolution_2d(
+        *(np.zeros(shape, dtype) for shape in ((1, 1, *size), (1, 1, *ksize))), None, stride, pad, dilate
+    )
+    g, W = normal(0, (batch, 2 * filters, *windows.shape[2:]), dtype), normal(1, (2 * filters, channels // groups, *ksize), dtype)
+    W, b = W / dtype(np.sqrt(filters)), normal(2, (channels,), dtype)
+    back = oracle.transposed_convolution_2d(g, W, b, stride, pad, dilate, groups, size)
+    assert_close(kernels.transposed_convolution_2d(g, W, b, stride, pad, dilate, groups, size), back)
     mask = kernels.relu_mask(normal(3, back.shape, dtype))
     gated = kernels.relu_reverse(back, mask, True)
-    assert_close(kernels.transposed_convolution_2d(more, weights, b, stride, pad, outsize=size, mask=mask, rectify=True), gated)
+    assert_close(kernels.transposed_convolution_2d(g, W, b, stride, pad, dilate, groups, size, mask, True), gated)
 
 
 @cases
