@@ -187,6 +187,35 @@ def _stretched(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return np.broadcast_to(array, sizes)
 
 
+def _clipped(
+    calculate: Calculator, array: np.ndarray, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None
+) -> np.ndarray:
+    bounds = [given if given is not None else attribute for given, attribute in ((low, min), (high, max))]
+    return array if bounds == [None, None] else np.asarray(calculate(np.clip, array, *bounds))
+
+
+def _standardized(
+    calculate: Calculator,
+    array: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    spatial: int = 1,
+    training_mode: int = 0,
+) -> np.ndarray:
+    """Batch normalization, by which weights are standardized: in training, by their own statistics."""
+    others = tuple(axis for axis in range(array.ndim) if axis != 1)
+    calculate.claim(2 * array.size, array.itemsize)
+    if training_mode:
+        mean, variance = array.mean(others), array.var(others)
+    scale, shift, mean, variance = (one.reshape(-1, *[1] * (array.ndim - 2)) for one in (scale, shift, mean, variance))
+    return (array - mean) / np.sqrt(variance + array.dtype.type(epsilon)) * scale + shift
+
+
 def _identity(calculate: Calculator, array: np.ndarray) -> np.ndarray:
     return array
 
@@ -286,7 +315,9 @@ def _transposed(calculate: Calculator, array: np.ndarray, *, perm: Sequence[int]
 
 #: Other operators, by their names; those that only move numbers take sizes that aren't known, too.
 _OTHERS: dict[str, Callable[..., Any]] = {
+    "BatchNormalization": _standardized,
     "Cast": _cast,
+    "Clip": _clipped,
     "Concat": _concatenated,
     "Constant": _constant,
     "ConstantOfShape": _filled,

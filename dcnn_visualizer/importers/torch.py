@@ -112,16 +112,11 @@ def trace_module(module: nn.Module, example: torch.Tensor, expected: Any = None)
         if not isinstance(expected, torch.Tensor):
             raise UntraceableError(f"the module returns a {type(expected).__name__}; it must return one tensor")
         example, expected = example[:PICTURES], expected[:PICTURES]
-        tracer = _Tracer()
-        # Tensors that forward makes become attributes of the module, and are none of its own.
-        own = set(vars(module))
-        try:
+        tracer = _Tracer(example.device)
+        with _unchanged(module):
             graph = _trace(tracer, module, defaults)
             importer = _Importer(module, graph, example.clone(), tracer.without_gradients)
             chain = importer.chain(tracer.returned)
-        finally:
-            for name in set(vars(module)) - own:
-                delattr(module, name)
     _check_output(chain, example, expected)
     modules = {path: name for path, name in importer.modules.items() if path in chain.layer_names}
     return Traced(chain, modules, importer.stop, frozenset(importer.reread))
@@ -138,6 +133,23 @@ def _inference(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Takes away what tracing leaves in a module: tensors that ``forward`` makes become attributes, or lie in a dictionary."""
+    own = set(vars(module))
+    dictionaries = [value for part in module.modules() for value in vars(part).values() if type(value) is dict]
+    contents = [dict(value) for value in dictionaries]
+    try:
+        yield
+    finally:
+        for name in set(vars(module)) - own:
+            delattr(module, name)
+        for value, content in zip(dictionaries, contents, strict=True):
+            if value.keys() != content.keys() or any(value[key] is not content[key] for key in content):
+                value.clear()
+                value.update(content)
+
+
 def _in_place(function: Any) -> Any:
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
@@ -147,6 +159,11 @@ class _Proxy(fx.Proxy):
 
     __iadd__, __isub__ = _in_place(operator.iadd), _in_place(operator.isub)
     __imul__, __itruediv__ = _in_place(operator.imul), _in_place(operator.itruediv)
+
+    @property
+    def device(self) -> torch.device:
+        # By which modules keep tensors, and which is the same throughout.
+        return self.tracer.device
 
 
 #: Operators of Python's own whose names differ from those of the functions they stand for.
@@ -158,14 +175,18 @@ _DETACHING = ("detach", "detach_", torch.detach)
 class _Tracer(fx.Tracer):
     """Notes what each call of a module returned.
 
+    Args:
+        device: Where all tensors are.
+
     Attributes:
         returned: Name of the module and what makes its output, in the order in which calls ended.
         in_threads: Whether modules were called in threads of the module's own.
         without_gradients: Steps within ``no_grad``, or within the forward pass of a ``torch.autograd.Function``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__(autowrap_functions=operators.named_functions())
+        self.device = device
         self.returned: list[tuple[str, fx.Node]] = []
         self.in_threads = False
         self.without_gradients: set[fx.Node] = set()
@@ -190,6 +211,10 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        place = next(reversed(self.module_stack.values()), ("", None))[0]
+        raise fx.proxy.TraceError(f"{place or 'its own forward'} decides by the values or the size of what it takes")
 
     # While fx traces, all calls and attributes of modules come here: also those of other threads, which are none of its business.
 
@@ -298,7 +323,7 @@ class _Importer:
             # Before it runs, for it may change them.
             arguments = fx.map_arg((n.args, n.kwargs), self._argument) if dependent else ((), {})
             value = self._values[n] = self._run(n)
-            if dependent:
+            if dependent and not isinstance(value, torch.dtype):
                 self._dependent.add(n)
                 if isinstance(value, torch.Tensor) or (n.target in operators.SPLITS and isinstance(arguments[0][0], Value)):
                     if self.stop is None and (n in self._without_gradients or n.target in _DETACHING):
@@ -339,7 +364,7 @@ class _Importer:
             return self._pieces[node]
         if any(isinstance(part, torch.Tensor) for part in tree_leaves(value)):
             raise UntraceableError(f"{self._place(node)} isn't supported")
-        return value if isinstance(value, torch.dtype | torch.device) else Derived(value, *self._shape_of(node))
+        return Derived(value, *self._shape_of(node))
 
     def _shape_of(self, node: fx.Node) -> tuple[Value | None, int | None]:
         """The tensor whose shape a step gives, and the axis if it's one size; None of what was calculated."""

@@ -353,16 +353,20 @@ def test_constants_that_are_calculated(tmp_path):
         ("ReduceMean", "squares", "variance", {"axes": [1, 2, 3]}),
         ("Add", "variance eps", "v", {}),
         ("Sqrt", "v", "deviation", {}),
-        ("Div", "centred deviation", "V", {}),
+        ("Div", "centred deviation", "U", {}),
+        ("Reshape", "U flat", "row", {}),
+        ("BatchNormalization", "row ones zeros6 zeros6 ones", "standardized bm bv", {"training_mode": 1, "epsilon": 0.5}),
+        ("Reshape", "standardized likeW", "V", {}),
         ("Conv", "x V", "a", {}),
         ("Shape", "a", "shape", {}),
         ("Gather", "shape three", "w", {"axis": 0}),
         ("Cast", "w", "width", {"to": TensorProto.FLOAT}),
         ("Div", "width half", "shares", {}),
-        ("Ceil", "shares", "ceiled", {}),
+        ("Clip", "shares step", "clipped", {}),
+        ("Ceil", "clipped", "ceiled", {}),
         ("Cast", "ceiled", "border", {"to": TensorProto.INT64}),
         ("Unsqueeze", "border zeros", "one", {}),
-        ("Concat", "nothing one nothing", "pads", {"axis": 0}),
+        ("Concat", "nothing zeros nothing one", "pads", {"axis": 0}),
         ("Pad", "a pads", "p", {}),
         ("Range", "zero width step", "places", {}),
         ("Mul", "a places", "m", {}),
@@ -374,9 +378,9 @@ def test_constants_that_are_calculated(tmp_path):
     constants = {"W": weights(6, 4, 3, 3), "eps": np.float32(0.1), "three": np.array(3), "half": np.float32(3)}
     constants |= {"zeros": int64(0), "nothing": int64(0, 0, 0), "zero": np.float32(0), "step": np.float32(1)}
     constants |= {"rows": int64(7, 1), "end": int64(6), "begin": int64(-100), "last": int64(0), "back": int64(-1)}
-    nodes[15] = ("Concat", "nothing one3 nothing one", "pads", {"axis": 0})
-    constants["one3"] = int64(0)
-    assert_equal(saved(model(nodes, constants), tmp_path), weights(2, 4, 9, 10))
+    constants |= {"flat": int64(1, 6, -1), "likeW": int64(6, 4, 3, 3), "ones": np.ones(6, np.float32)}
+    constants["zeros6"] = np.zeros(6, np.float32)
+    assert_equal(saved(model(nodes, constants, opset=15), tmp_path), weights(2, 4, 9, 10))
 
 
 def test_what_calculations_of_sizes_that_are_open_say(tmp_path):

@@ -427,6 +427,26 @@ def test_nothing_is_left_in_the_module():
     assert set(vars(module)) == own
 
 
+def test_what_modules_keep_in_dictionaries_stays():
+    """As timm keeps biases of attention by device."""
+
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.cache = nn.Parameter(tensor(3, 1, 1)), {}
+
+        def forward(self, x):
+            key = str(x.device)
+            if key not in self.cache:
+                self.cache[key] = self.bias * 2
+            return x.relu() + self.cache[key].to(dtype=x.dtype)
+
+    module, x = Caching().eval(), pictures(2, 3, 4, 4)
+    assert_equal(from_torch(module, x), module, x)
+    assert list(module.cache) == ["cpu"]
+    assert isinstance(module.cache["cpu"], torch.Tensor)
+
+
 def hooked():
     module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
     module[0].register_forward_hook(lambda module, args, output: output * 3)
@@ -450,7 +470,8 @@ UNTRACEABLE = {
     r"grid_sample in the outermost module: this operator isn't supported": Function(
         lambda x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False)
     ),
-    r"torch\.fx can't trace Function: ": Function(lambda x: x if x.sum() > 0 else -x),
+    r"torch\.fx can't trace Function: its own forward decides by the values": Function(lambda x: x if x.sum() > 0 else -x),
+    r"can't trace Sequential: inner\.0 decides by the values or the size": nn.Sequential(),
     "the module returns a tuple; it must return one tensor": Function(lambda x: (x, x)),
     "by any layer": Function(lambda x: x),
     r"Two\.forward must take one tensor, it takes \['y', 'z'\]": type(
@@ -505,9 +526,11 @@ UNTRACEABLE = {
 @pytest.mark.parametrize("message", UNTRACEABLE)
 def test_what_is_not_supported_is_named(message):
     module = UNTRACEABLE[message]
+    if "inner" in message:
+        module.add_module("inner", nn.Sequential(Function(lambda x: x if x.shape[2] > 3 else -x)))
     if "features" in message:
         module.add_module("features", nn.Sequential(nn.ReLU(), nn.LPPool2d(2, 2)))
-    module = module if re.search("outermost|Function|Two", message) else nn.Sequential(module)
+    module = module if re.search("outermost|Function|Two|inner", message) else nn.Sequential(module)
     with pytest.raises(UntraceableError, match=message):
         from_torch(module.eval(), pictures(1, 3, 4, 4))
 
