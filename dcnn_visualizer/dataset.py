@@ -51,30 +51,13 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError(f"{path} can't be read as a picture: {error}") from error
 
 
-def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, np.ndarray]]:
-    """Reads the pictures of a folder one by one, by name; its subfolders and hidden files are left out.
+class Folder:
+    """The pictures of a folder, by name; they are read anew, by :func:`read_picture`, each time they are gone through.
+
+    Which they are is settled at the start, so that their numbers stay. Subfolders and hidden files are left out.
 
     Args:
         folder: The folder. Its pictures are told by their extensions.
-
-    Returns:
-        An iterator over the files' paths and their pictures, as :func:`read_picture` reads them. A file that can't be read
-        raises when its turn comes.
-
-    Raises:
-        OSError: The folder is missing, or is none.
-        ImportError: Pillow isn't installed.
-    """
-    return ((path, read_picture(path)) for path in _pictures_in(folder))
-
-
-class Folder:
-    """The pictures of a folder, by name, as :func:`read_folder` reads them; they are read anew each time they are gone through.
-
-    Which they are is settled at the start, so that their numbers stay.
-
-    Args:
-        folder: The folder.
         prepare: What is done to each picture, such as a network's preprocessing; None for nothing.
 
     Attributes:
@@ -87,7 +70,12 @@ class Folder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], prepare: Callable[[np.ndarray], Any] | None = None) -> None:
-        self.paths, self.prepare = _pictures_in(folder), prepare
+        _require_pillow()
+        from PIL import Image
+
+        extensions = {extension for extension, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
+        files = (path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
+        self.paths, self.prepare = sorted(path for path in files if path.is_file()), prepare
         if not self.paths:
             raise ValueError(f"there are no pictures in the folder {os.fspath(folder)!r}")
 
@@ -99,16 +87,6 @@ class Folder:
         """The pictures, prepared; one that can't be read raises when its turn comes."""
         for picture in map(read_picture, self.paths):
             yield picture if self.prepare is None else self.prepare(picture)
-
-
-def _pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files of a folder that are pictures by their extensions, by name."""
-    _require_pillow()
-    from PIL import Image
-
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
-    files = (path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
-    return sorted(path for path in files if path.is_file())
 
 
 def fit(picture: np.ndarray, size: PairLike) -> np.ndarray:

@@ -103,7 +103,19 @@ class TraceableAdaptiveMaxPooling2D(_SizedPooling2D):
         return TraceableMaxPooling2D(1).describe(rule)
 
 
-class TraceableCeilMaxPooling2D(_SizedPooling2D):
+class _CeilPooling2D(_SizedPooling2D):
+    """Pooling in the ``ceil_mode`` of PyTorch and ONNX."""
+
+    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0) -> None:
+        self.ksize = pair("ksize", ksize)
+        self.stride = self.ksize if stride is None else pair("stride", stride)
+        self.pads = pads(pad)
+
+    def _window(self, insize: Pair) -> tuple[Pair, Pair, Pads]:
+        return self.ksize, self.stride, _ceil_pads(insize, self.ksize, self.stride, self.pads)
+
+
+class TraceableCeilMaxPooling2D(_CeilPooling2D):
     """Max pooling in the ``ceil_mode`` of PyTorch and ONNX; back by unpooling.
 
     Args:
@@ -112,21 +124,15 @@ class TraceableCeilMaxPooling2D(_SizedPooling2D):
         pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
     """
 
-    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0) -> None:
-        self.ksize = pair("ksize", ksize)
-        self.stride = self.ksize if stride is None else pair("stride", stride)
-        self.pads = pads(pad)
-
     def _fitting(self, insize: Pair) -> TraceableMaxPooling2D:
-        padding = _ceil_pads(insize, self.ksize, self.stride, self.pads)
-        return TraceableMaxPooling2D(self.ksize, self.stride, padding, cover_all=False)
+        return TraceableMaxPooling2D(*self._window(insize), cover_all=False)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return TraceableMaxPooling2D(self.ksize).describe(rule)
 
 
-class TraceableCeilAveragePooling2D(_SizedPooling2D):
+class TraceableCeilAveragePooling2D(_CeilPooling2D):
     """Average pooling in the ``ceil_mode`` of PyTorch and ONNX, padding not counted; back by its adjoint.
 
     Args:
@@ -135,14 +141,8 @@ class TraceableCeilAveragePooling2D(_SizedPooling2D):
         pad: One integer, (rows, columns), or ((top, bottom), (left, right)).
     """
 
-    def __init__(self, ksize: PairLike, stride: PairLike | None = None, pad: PadLike = 0) -> None:
-        self.ksize = pair("ksize", ksize)
-        self.stride = self.ksize if stride is None else pair("stride", stride)
-        self.pads = pads(pad)
-
     def _fitting(self, insize: Pair) -> TraceableAveragePooling2D:
-        padding = _ceil_pads(insize, self.ksize, self.stride, self.pads)
-        return TraceableAveragePooling2D(self.ksize, self.stride, padding, count_include_pad=False)
+        return TraceableAveragePooling2D(*self._window(insize), count_include_pad=False)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""

@@ -32,7 +32,6 @@ COMPILED = (
     "patches",
     "pooling",
     "relu",
-    "shared",
     "words",
 )
 

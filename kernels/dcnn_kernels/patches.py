@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcnn_kernels.arrays import Array, check_float, check_number, check_shape, select_backend
+from dcnn_kernels.arrays import Array, check_bound, check_float, check_number, check_shape, select_backend
 from dcnn_kernels.dlpack import takes_any_array
 from dcnn_kernels.geometry import PadLike, Pair, PairLike, pads, pair
 
@@ -222,10 +222,7 @@ def rectify_patches(
     check_float("x", x, 4)
     _check_maps("before", before, x)
     _check_inside("origins", origins, x.shape[2:], "before", before, len(x))
-    bound = check_number("z", z)
-    if not bound > 0:
-        raise ValueError(f"z must be positive, got {z}")
-    return run(x, origins, before, bound, check_number("slope", slope))
+    return run(x, origins, before, check_bound("z", z), check_number("slope", slope))
 
 
 def _check_integers(name: str, array: Any, shape: tuple[int, ...]) -> None:

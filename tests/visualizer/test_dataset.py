@@ -83,7 +83,7 @@ class TestReadPicture:
             dataset.read_picture(path)
 
 
-class TestReadFolder:
+class TestFolder:
     def test_reads_by_name_and_leaves_out_the_rest(self, tmp_path, pixels):
         for number, name in enumerate(("c.JPG", "a.png", "b.png")):
             saved(tmp_path / name, np.full_like(pixels, number))
@@ -91,24 +91,22 @@ class TestReadFolder:
             (tmp_path / name).write_text("no picture")
         (tmp_path / "._a.png").write_bytes(b"a Mac's")
         (tmp_path / "d.png").mkdir()
-        pictures = list(dataset.read_folder(tmp_path))
-        assert [path.name for path, _ in pictures] == ["a.png", "b.png", "c.JPG"]
-        assert [int(picture[0, 0, 0]) for _, picture in pictures] == [1, 2, 0]
+        folder = dataset.Folder(tmp_path)
+        assert [path.name for path in folder.paths] == ["a.png", "b.png", "c.JPG"]
+        assert [int(picture[0, 0, 0]) for picture in folder] == [1, 2, 0]
 
     def test_a_broken_picture_raises_when_its_turn_comes(self, tmp_path, pixels):
         saved(tmp_path / "a.png", pixels)
         (tmp_path / "b.png").write_bytes(b"")
-        stream = dataset.read_folder(tmp_path)
-        assert next(stream)[0].name == "a.png"
+        stream = iter(dataset.Folder(tmp_path))
+        np.testing.assert_array_equal(next(stream), pixels)
         with pytest.raises(ValueError, match=r"b\.png is no picture"):
             next(stream)
 
     def test_a_missing_folder_is_an_error_at_once(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
-            dataset.read_folder(tmp_path / "nowhere")
+            dataset.Folder(tmp_path / "nowhere")
 
-
-class TestFolder:
     def test_is_gone_through_twice_alike(self, tmp_path, pixels):
         for name in ("b.png", "c.png"):
             saved(tmp_path / name, pixels)

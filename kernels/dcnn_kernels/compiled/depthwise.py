@@ -41,38 +41,8 @@ def _multiply(first, last, memory, y, x, W, bias, rectifier, made, stride, taps)
     memory[:width] = 0
     for plane in range(first, last):
         start, channel, seen = plane * size, plane % channels, plane // made * pixels
-        if rectifier.idle:
-            sum_windows(
-                target,
-                start,
-                rows,
-                columns,
-                source,
-                seen,
-                height,
-                width,
-                memory,
-                stride,
-                taps,
-                W,
-                channel * each,
-                bias[channel],
-            )
-        else:
-            sum_windows(
-                memory,
-                width,
-                rows,
-                columns,
-                source,
-                seen,
-                height,
-                width,
-                memory,
-                stride,
-                taps,
-                W,
-                channel * each,
-                bias[channel],
-            )
+        lines, line = (target, start) if rectifier.idle else (memory, width)
+        around = height, width, memory, stride, taps, W, channel * each, bias[channel]
+        sum_windows(lines, line, rows, columns, source, seen, *around)
+        if not rectifier.idle:
             write_line(target, start, memory, width, size, y.dtype.type(0), rectifier, plane // channels, channel, channel * size)
