@@ -331,37 +331,51 @@ def headlines(devices: dict[str, list[Row]]) -> Iterable[tuple[str, list[tuple[H
 
 def speed(devices: dict[str, list[Row]]) -> str:
     """The headlines in English."""
-    text = ""
-    for device, found in headlines(devices):
-        columns: dict[str, Callable[[Any], str]] = {
-            "what": lambda pair: pair[0].english,
-            "faster by": lambda pair: f"**{significant(pair[1].number('ratio'), 2)}×**",
-            "spread": lambda pair: f"{pair[1]['ratio_p20']}–{pair[1]['ratio_p80']}",
-            "ours": lambda pair: duration(pair[1].number("median_ms")),
-            "peer": lambda pair: duration(pair[1].number("peer_ms")),
-            "beside": lambda pair: pair[1]["peer"],
-            "measured by": lambda pair: f"`python benchmarks/{pair[0].script}`",
-        }
-        text += f"{table(columns, found)}\n![Ours beside the peers, as bars](docs/images/speed-{device}.svg)\n\n"
-        text += f"On {machine(device, [row for _, row in found])}"
-    return text
+    return _speed(
+        devices,
+        ("what", "faster by", "spread", "ours", "peer", "beside", "measured by"),
+        lambda headline: headline.english,
+        "{}×",
+        "Ours beside the peers, as bars",
+        "On ",
+    )
 
 
 def speed_ja(devices: dict[str, list[Row]]) -> str:
     """The headlines in Japanese."""
+    return _speed(
+        devices,
+        ("何を", "何倍速いか", "ばらつき", "本ライブラリ", "相手", "相手の名", "測り方"),
+        lambda headline: headline.japanese,
+        "{} 倍",
+        "相手と並べた棒グラフ",
+        "機械: ",
+    )
+
+
+def _speed(
+    devices: dict[str, list[Row]],
+    titles: Sequence[str],
+    name: Callable[[Headline], str],
+    times: str,
+    bars: str,
+    measured_on: str,
+) -> str:
+    """The headlines in a language: titles of the columns, a headline's name, a ratio, the picture's description, the machine."""
+    cells: tuple[Callable[[Any], str], ...] = (
+        lambda pair: name(pair[0]),
+        lambda pair: f"**{times.format(significant(pair[1].number('ratio'), 2))}**",
+        lambda pair: f"{pair[1]['ratio_p20']}–{pair[1]['ratio_p80']}",
+        lambda pair: duration(pair[1].number("median_ms")),
+        lambda pair: duration(pair[1].number("peer_ms")),
+        lambda pair: pair[1]["peer"],
+        lambda pair: f"`python benchmarks/{pair[0].script}`",
+    )
     text = ""
     for device, found in headlines(devices):
-        columns: dict[str, Callable[[Any], str]] = {
-            "何を": lambda pair: pair[0].japanese,
-            "何倍速いか": lambda pair: f"**{significant(pair[1].number('ratio'), 2)} 倍**",
-            "ばらつき": lambda pair: f"{pair[1]['ratio_p20']}–{pair[1]['ratio_p80']}",
-            "本ライブラリ": lambda pair: duration(pair[1].number("median_ms")),
-            "相手": lambda pair: duration(pair[1].number("peer_ms")),
-            "相手の名": lambda pair: pair[1]["peer"],
-            "測り方": lambda pair: f"`python benchmarks/{pair[0].script}`",
-        }
-        text += f"{table(columns, found)}\n![相手と並べた棒グラフ](docs/images/speed-{device}.svg)\n\n"
-        text += f"機械: {machine(device, [row for _, row in found])}"
+        columns = dict(zip(titles, cells, strict=True))
+        text += f"{table(columns, found)}\n![{bars}](docs/images/speed-{device}.svg)\n\n"
+        text += f"{measured_on}{machine(device, [row for _, row in found])}"
     return text
 
 

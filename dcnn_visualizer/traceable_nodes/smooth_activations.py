@@ -293,7 +293,7 @@ class TraceableSoftmax(TraceableNode):
 
 
 class TraceableAbsolute(_SmoothActivation):
-    """|x|; back by its derivative in every method, the sign."""
+    """``|x|``; back by its derivative in every method, the sign."""
 
     def forward(self, x: Any) -> chainer.Variable:
         """Chainer's ``absolute``."""
@@ -341,7 +341,7 @@ class TraceableLogarithm(_SmoothActivation):
 
 
 class TraceableSoftsign(_SmoothActivation):
-    """x/(1 + |x|); back by its derivative in every method."""
+    """``x/(1 + |x|)``; back by its derivative in every method."""
 
     def forward(self, x: Any) -> chainer.Variable:
         """By Chainer's ``absolute``."""
