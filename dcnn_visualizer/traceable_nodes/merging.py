@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
 import chainer
 import chainer.functions as F
+import numpy as np
 
 from dcnn_kernels.arrays import Array, array_module
 from dcnn_kernels.geometry import Window
@@ -117,7 +118,7 @@ class Multiply(TraceableNode):
     def reverse(self, signal: Array, record: tuple[Array, Array], rule: Rule) -> tuple[Array, Array]:
         """The product rule."""
         x, gate = record
-        return _summed_to(signal * gate, x.shape), _summed_to(signal * x, gate.shape)
+        return _product_summed_to(signal, gate, x.shape), _product_summed_to(signal, x, gate.shape)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
@@ -311,5 +312,19 @@ class Stack(TraceableNode):
 
 def _summed_to(array: Array, shape: tuple[int, ...]) -> Array:
     """The adjoint of broadcasting: sums over the axes along which an array of this shape was stretched, but never the batch."""
-    stretched = tuple(axis for axis in range(1, array.ndim) if shape[axis] == 1 != array.shape[axis])
+    stretched = _stretched(array, shape)
     return array.sum(axis=stretched, keepdims=True) if stretched else array
+
+
+def _product_summed_to(signal: Array, factor: Array, shape: tuple[int, ...]) -> Array:
+    """The same of a signal times what was broadcast to it; NumPy sums such products without writing them down."""
+    stretched = _stretched(signal, shape)
+    if not stretched or not isinstance(signal, np.ndarray):
+        return _summed_to(signal * factor, shape)
+    axes = range(signal.ndim)
+    sums = np.einsum(signal, axes, factor, axes, [axis for axis in axes if axis not in stretched])
+    return np.expand_dims(sums, stretched)
+
+
+def _stretched(array: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(1, array.ndim) if shape[axis] == 1 != array.shape[axis])
