@@ -10,7 +10,7 @@ from tests.kernels.properties import assert_close, check_calls, normal
 pytestmark = pytest.mark.compiled_only
 #: Batch, channels, (H, W), filters, ksize, stride, pad, dilate, groups: maps of less than a vector and of several panels, panels
 #: that hold parts of several pictures, filters in blocks with each rest, padding that whole windows fall into, rows that share
-#: more zeros than a vector has, steps that vectors are dealt out for and others.
+#: more zeros than a vector has, steps that vectors are dealt out for and others, rows of whole vectors.
 CASES = [
     (1, 16, (7, 7), 13, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     (5, 17, (3, 3), 6, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
@@ -29,6 +29,8 @@ CASES = [
     (1, 5, (23, 40), 9, (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
     (1, 18, (16, 48), 12, (4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 2),
     (1, 4, (11, 36), 8, (3, 2), (3, 1), ((0, 2), (1, 0)), (2, 1), 1),
+    (2, 3, (21, 64), 15, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    (1, 5, (9, 16), 8, (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), 1),
 ]
 cases = pytest.mark.parametrize(("batch", "channels", "size", "filters", "ksize", "stride", "pad", "dilate", "groups"), CASES)
 

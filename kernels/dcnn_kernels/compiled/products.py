@@ -138,7 +138,9 @@ def _plan(
     # What lies beyond the last window is read, and its sums are written, but they are never used.
     sums = (math.ceil(made / parts) if each < taken else ROWS) * len(phases) * positions + y_shape[3] + 5 * lanes
     tables = (weights, terms, ahead, np.array(counts), each)
-    layout = (*stride, *spread, height + extra, pitch, size, sums, positions, top, left, height, bands, parts)
+    # Rows of whole vectors, which nothing is added to later, are made where they belong.
+    in_place = columns % lanes == 0 and each == taken and spread == (1, 1)
+    layout = (*stride, *spread, height + extra, pitch, size, sums, positions, top, left, height, bands, parts, in_place)
     work = made * height * pitch * taken * len(taps) // (parts * PRODUCTS)
     room = each * size + positions + pitch + sums
     return y_shape[0] * groups * bands * parts, work, room, (x_shape[1:], *steps[1:], *tables, *layout)
@@ -211,16 +213,19 @@ def _bands(
     height,
     bands,
     parts,
+    in_place,
 ):
     channels, plane = picture[0], picture[1] * picture[2]
-    groups, phases = y.shape[1] // made, len(counts)
+    groups, phases, target = y.shape[1] // made, len(counts), y.reshape(-1)
+    rows, columns, pixels, zero = y.shape[2], y.shape[3], y.shape[2] * y.shape[3], y.dtype.type(0)
+    broad = (columns if in_place else positions) // (VECTOR // y.itemsize)
     memory[each * size : len(memory) - sums] = 0
     block = memory[len(memory) - sums :]
     for unit in range(first, last):
         part, band = unit % parts, unit // parts % bands
         group, sample = unit // (parts * bands) % groups, unit // (parts * bands * groups)
         begin, stop = band * height * apart_down, made * (part + 1) // parts
-        end = min(y.shape[2], begin + height * apart_down)
+        end = min(rows, begin + height * apart_down)
         for c in range(0, taken, each):
             some, row = min(each, taken - c), top + band * height * down
             start = (sample * channels + group * taken + c) * plane
@@ -230,17 +235,32 @@ def _bands(
                 count, channel = rows_of(stop - m), group * made + m
                 start = group * group_step + m * made_step + c * taken_step
                 at = 0
-                for phase in range(phases):
+                for phase in range(0 if in_place else phases):
                     chosen, place = slice(at, at + some * counts[phase]), to + phase * count * positions
                     of_W, of_x, next_W = weights[chosen], terms[chosen], ahead[chosen]
                     if counts[phase] and c == 0:
-                        row_of_sums(count, W, start, made_step, of_W, memory, of_x, b, channel, block, place, positions, next_W)
+                        row_of_sums(
+                            count, W, start, made_step, of_W, memory, 0, of_x, b, channel, block, place, positions, broad, next_W
+                        )
                     elif counts[phase]:
-                        row_of_sums(count, W, start, made_step, of_W, memory, of_x, None, 0, block, place, positions, next_W)
+                        row_of_sums(
+                            count, W, start, made_step, of_W, memory, 0, of_x, None, 0, block, place, positions, broad, next_W
+                        )
                     for r in range(0 if counts[phase] else count):
                         block[place + r * positions : place + (r + 1) * positions] = b[channel + r]
                     at += each * counts[phase]
-                if c + some == taken:
+                for n in range(end - begin if in_place else 0):
+                    at, place = n * pitch, ((sample * y.shape[1] + channel) * rows + begin + n) * columns
+                    row_of_sums(
+                        count, W, start, made_step, weights, memory, at, terms, b, channel, target, place, pixels, broad, ahead
+                    )
+                for r in range(0 if rectifier.idle or not in_place else count):
+                    element = ((channel + r) * rows + begin) * columns
+                    place = sample * y.shape[1] * pixels + element
+                    write_line(
+                        target, place, target, place, (end - begin) * columns, zero, rectifier, sample, channel + r, element
+                    )
+                if c + some == taken and not in_place:
                     _write(
                         block, to, y, sample, channel, count, begin, end, pitch, positions, apart_down, apart_across, rectifier
                     )
@@ -289,14 +309,14 @@ def rows_of(left):
 
 
 @compiled
-def row_of_sums(rows, W, start, made_step, weights, panel, steps, bias, channel, out, to, count, ahead):
-    """Blocks of :func:`rows_of` rows side by side, of about equal width, until ``count`` places, whole vectors, are filled."""
-    lanes = VECTOR // W.itemsize
-    vectors, edge = count // lanes, 0
-    blocks = (vectors + VECTORS - 1) // VECTORS
+def row_of_sums(rows, W, start, made_step, weights, panel, first, steps, bias, channel, out, to, row, vectors, ahead):
+    """Blocks of :func:`rows_of` rows side by side, of about equal width, so many vectors in all."""
+    blocks, edge, lanes = (vectors + VECTORS - 1) // VECTORS, 0, VECTOR // W.itemsize
     for block in range(1, blocks + 1):
         at, broad = edge * lanes, vectors * block // blocks - edge
-        panel_of_sums(rows, broad, W, start, made_step, weights, panel, at, steps, bias, channel, out, to + at, count, ahead)
+        panel_of_sums(
+            rows, broad, W, start, made_step, weights, panel, first + at, steps, bias, channel, out, to + at, row, ahead
+        )
         edge += broad
 
 
