@@ -325,7 +325,8 @@ class _Importer:
             value = self._values[n] = self._run(n)
             if dependent and not isinstance(value, torch.dtype):
                 self._dependent.add(n)
-                if isinstance(value, torch.Tensor) or (n.target in operators.SPLITS and isinstance(arguments[0][0], Value)):
+                parted = n.target in operators.SPLITS and isinstance(arguments[0][0], Value | Pieces)
+                if isinstance(value, torch.Tensor) or parted:
                     if self.stop is None and (n in self._without_gradients or n.target in _DETACHING):
                         self.stop = self._place(n)
                     self._add(n, value, *arguments)
@@ -354,14 +355,14 @@ class _Importer:
         value = self._values[node]
         if node not in self._dependent:
             return value
+        if node in self._pieces:
+            return self._pieces[node]
         if isinstance(value, torch.Tensor):
             latest = self._latest(node)
             if latest in self._overwritten:
                 writer = self._place(self._overwritten[latest])
                 raise UntraceableError(f"{self._place(node)} is used after {writer} has written in its memory")
             return Value(latest, tuple(value.shape))
-        if node in self._pieces:
-            return self._pieces[node]
         if any(isinstance(part, torch.Tensor) for part in tree_leaves(value)):
             raise UntraceableError(f"{self._place(node)} isn't supported")
         return Derived(value, *self._shape_of(node))
@@ -410,7 +411,11 @@ class _Importer:
         if n.target in operators.SPLITS and not isinstance(value, torch.Tensor):
             self._pieces[n] = operators.SPLITS[n.target](*args, **kwargs, outputs=value)
             return
-        node, sources = self._convert(n, value, args, kwargs)
+        converted = self._convert(n, value, args, kwargs)
+        if isinstance(converted, Pieces):
+            self._pieces[n] = converted
+            return
+        node, sources = converted
         if not all(isinstance(source, Value) for source in sources):
             raise UntraceableError("it isn't supported on a constant")
         if value.dtype != self._example.dtype:
@@ -422,7 +427,7 @@ class _Importer:
         if n.op == "call_module":
             self.modules[path] = n.target
 
-    def _convert(self, n: fx.Node, value: torch.Tensor, args: Any, kwargs: Any) -> Converted:
+    def _convert(self, n: fx.Node, value: torch.Tensor, args: Any, kwargs: Any) -> Converted | Pieces:
         if n.op == "call_module":
             module = self._module.get_submodule(n.target)
             if isinstance(module, operators.RESHAPING_MODULES):
@@ -443,6 +448,8 @@ class _Importer:
             raise UntraceableError("this operator isn't supported")
         if converter is operators.permute and len(args) > 2:
             args = (args[0], args[1:])
+        if converter is not operators.getitem and any(isinstance(one, Pieces) for one in tree_leaves((args, kwargs))):
+            raise UntraceableError("it takes several pieces at once, or a tensor whose batch isn't the first axis")
         if converter not in operators.SIZED and any(isinstance(one, Derived) for one in tree_leaves((args, kwargs))):
             raise UntraceableError("its arguments depend on the size of the picture")
         return converter(*args, **kwargs)

@@ -55,7 +55,7 @@ class Derived:
 
 
 Converted = tuple[tn.TraceableNode | TraceableChain, list[Value]]
-Converter = Callable[..., Converted]
+Converter = Callable[..., Any]
 
 
 def array_of(tensor: torch.Tensor) -> Array:
@@ -742,6 +742,26 @@ def matmul(x: Any, y: Any) -> Converted:
     return linear(x, y.T)
 
 
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Converted:
+    """Scaled dot product attention; what is added to the scores must be a constant."""
+    values = [one for one in (q, k, v) if isinstance(one, Value)]
+    if len(values) < 3 or len({value.shape[:-2] for value in values}) > 1 or len(q.shape) < 3:
+        raise UntraceableError("queries, keys and values must be tensors of as many axes, of one size before the last two")
+    if is_causal or dropout_p or enable_gqa or isinstance(attn_mask, Value):
+        raise UntraceableError("only attention to all places is supported, without dropout, and with a constant added to scores")
+    node = tn.Attention(q.shape[-1] ** -0.5 if scale is None else scale, 0.0 if attn_mask is None else _constant(attn_mask))
+    return node, values
+
+
 def expand_as(x: Value, other: Value) -> Converted:
     """A tensor stretched to another's shape."""
     return _joined(tn.StretchTo(), x, other)
@@ -810,7 +830,8 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
         wanted, kept = asked[before:made], len(x.shape) - 1 - used
         shape = [-1 if size == -1 or isinstance(size, Derived) else own for size, own in zip(wanted, given, strict=True)]
         if not sizes:
-            shape[-1] = -1
+            last = max((place for place, size in enumerate(given) if size != 1), default=0)
+            shape[last] = -1
         if shape.count(-1) > 1:
             # Before rows and columns there are channels, which are as many in every picture.
             if kept < 2:
@@ -832,23 +853,30 @@ def _matched(shape: Sequence[int], other: Sequence[int]) -> list[tuple[tuple[int
                 i += 1
             else:
                 j += 1
+        # Axes of one place go with what is before them.
+        while j < len(other) and other[j] == 1 and shape[i : i + 1] != (1,):
+            j += 1
         parts.append((tuple(shape[start:i]), tuple(other[begin:j])))
-    # Axes of one place at the end belong to what is before them.
     while len(parts) > 1 and not all(parts[-1]):
         last, before = parts.pop(), parts.pop()
         parts.append((before[0] + last[0], before[1] + last[1]))
     return parts
 
 
-def permute(x: Value, dims: Sequence[int]) -> Converted:
-    """Axes in another order."""
+def permute(x: Value, dims: Sequence[int]) -> Converted | Pieces:
+    """Axes in another order; or pieces along the first, if the batch is the second."""
     axes = [axis % len(x.shape) for axis in dims]
+    if axes[1] == 0:
+        # As of queries, keys and values.
+        first, *rest = axes
+        order = tn.TraceableTranspose([axis - (axis > first) for axis in rest])
+        return Pieces(x, [nodes.in_a_row(part=_place(first, number), order=order) for number in range(x.shape[first])])
     if axes[0] != 0:
         raise UntraceableError(f"it puts the axes in the order {axes}; the batch must stay first")
     return tn.TraceableTranspose(axes), [x]
 
 
-def transpose(x: Value, dim0: int, dim1: int) -> Converted:
+def transpose(x: Value, dim0: int, dim1: int) -> Converted | Pieces:
     """Two axes exchanged."""
     axes = list(range(len(x.shape)))
     axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
@@ -865,7 +893,7 @@ class Pieces:
     """
 
     x: Value
-    nodes: list[tn.TraceableNode | None]
+    nodes: Sequence[tn.TraceableNode | TraceableChain | None]
 
 
 def split(x: Value, sizes: Any, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
@@ -887,13 +915,19 @@ def chunk(x: Value, chunks: int, dim: int = 0, *, outputs: Sequence[torch.Tensor
     return Pieces(x, [tn.TraceablePiece(axis, number, chunks) for number in range(len(outputs))])
 
 
-def unbind(x: Value, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
+def unbind(x: Value | Pieces, dim: int = 0, *, outputs: Sequence[torch.Tensor]) -> Pieces:
     """``unbind``: each place along an axis, which goes."""
-    (axis,) = _axes(x, dim)
-    if axis == 0:
+    if isinstance(x, Pieces) and dim == 0:
+        return x
+    if isinstance(x, Pieces) or _axes(x, dim) == [0]:
         raise UntraceableError("it takes the batch apart")
-    before: list[slice | int] = [slice(None)] * (axis - 1)
-    return Pieces(x, [tn.TraceableSlice([*before, place]) for place in range(len(outputs))])
+    (axis,) = _axes(x, dim)
+    return Pieces(x, [_place(axis, place) for place in range(len(outputs))])
+
+
+def _place(axis: int, number: int) -> tn.TraceableSlice:
+    """One place along an axis, which goes."""
+    return tn.TraceableSlice([*[slice(None)] * (axis - 1), number])
 
 
 def maximum_along(x: Value, dim: Any = None, keepdim: bool = False, *, outputs: Any) -> Pieces:
@@ -904,7 +938,7 @@ def maximum_along(x: Value, dim: Any = None, keepdim: bool = False, *, outputs: 
 def getitem(x: Any, index: Any) -> Converted:
     """One of several pieces, or a part of a tensor by slices and integers, or channels by a list."""
     if isinstance(x, Pieces):
-        node = x.nodes[index]
+        node = x.nodes[index] if isinstance(index, int) else None
         if node is None:
             raise UntraceableError("places of maxima aren't supported")
         return node, [x.x]
@@ -1024,6 +1058,7 @@ _TARGETS: dict[Converter, tuple[Any, ...]] = {
     sqrt: (torch.sqrt, "sqrt"),
     rsqrt: (torch.rsqrt, "rsqrt"),
     matmul: (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"),
+    attention: (F.scaled_dot_product_attention,),
     expand: ("expand",),
     expand_as: ("expand_as",),
     permute: (torch.permute, "permute"),

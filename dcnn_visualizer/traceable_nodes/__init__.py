@@ -14,6 +14,7 @@ from dcnn_visualizer.traceable_nodes.identities import TraceableDropout, Traceab
 from dcnn_visualizer.traceable_nodes.linear import TraceableLinear, TraceablePlacewiseLinear
 from dcnn_visualizer.traceable_nodes.merging import (
     Add,
+    Attention,
     BroadcastAdd,
     Concatenate,
     Divide,
@@ -88,6 +89,7 @@ from dcnn_visualizer.traceable_nodes.upsampling import TraceableDeconvolution2D,
 
 __all__ = [
     "Add",
+    "Attention",
     "BroadcastAdd",
     "Concatenate",
     "Divide",

@@ -210,6 +210,45 @@ class MatrixMultiply(TraceableNode):
         return "product rule: times the other matrix"
 
 
+class Attention(chainer.Link, TraceableNode):
+    """softmax(q·kᵀ·scale + shift)·v over the last two axes (Vaswani et al., NeurIPS 2017); back by its gradient in every method.
+
+    Args:
+        scale: By which the scores are multiplied.
+        shift: Added to them, broadcast as NumPy does, such as a bias of positions.
+    """
+
+    shares_record = True
+
+    def __init__(self, scale: float, shift: float | Array = 0.0) -> None:
+        super().__init__()
+        self.scale = scale
+        # Registered, so that an array moves between devices with the chain.
+        self.add_persistent("shift", shift)
+
+    def forward(self, q: Any, k: Any, v: Any) -> chainer.Variable:
+        """By Chainer's ``matmul`` and ``softmax``."""
+        return F.matmul(F.softmax(F.matmul(q, k, transb=True) * self.scale + self.shift, axis=-1), v)
+
+    def record(self, q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+        """Keeps the inputs and the weights of the values."""
+        scores = q @ k.swapaxes(-1, -2) * self.scale + self.shift
+        weights = array_module(q).exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return weights @ v, (q, k, v, weights)
+
+    def reverse(self, signal: Array, record: tuple[Array, Array, Array, Array], rule: Rule) -> tuple[Array, Array, Array]:
+        """The gradient."""
+        q, k, v, weights = record
+        h = weights * (signal @ v.swapaxes(-1, -2))
+        h = (h - weights * h.sum(axis=-1, keepdims=True)) * self.scale
+        return h @ k, h.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ signal
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "its gradient"
+
+
 class StretchTo(TraceableNode):
     """The first input, broadcast to the shape of the second; back, summed where it was stretched, and nothing for the second."""
 

@@ -38,6 +38,25 @@ class Function(nn.Module):
         return self.function(self, x) if inspect.signature(self.function).parameters.keys() > {"x"} else self.function(x)
 
 
+class Heads(nn.Module):
+    """Attention of two heads as timm has it, all but the step from queries, keys and values to what is heard."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.attend, self.qkv = attend, nn.Linear(4, 12)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        batch, places, channels = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, places, 3, 2, channels // 2).permute(2, 0, 3, 1, 4)
+        return self.attend(qkv).transpose(1, 2).reshape(batch, places, channels)
+
+
+def unbound(qkv):
+    q, k, v = qkv.unbind(0)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def tensor(*shape, seed=3):
     return pictures(*shape, seed=seed)
 
@@ -160,7 +179,18 @@ OPERATORS = {
         ),
     ),
     "viewed as what it was": Function(lambda x: (x.unsqueeze(2) * 2).view(x.shape) + x[:, None].reshape_as(x)),
+    "one channel a group": Function(
+        lambda x: x.view(x.shape[0], 4, x.shape[1] // 4, x.shape[2], x.shape[3]).mean((3, 4)).squeeze(-1)
+    ),
+    "axes of one place": Function(
+        lambda x: x.unsqueeze(3).unsqueeze(-1).squeeze(3).view(x.shape[0], 4, x.shape[2], -1, 1).flatten(3)
+    ),
     "groups of channels": Function(lambda x: x.reshape(x.shape[0], x.shape[1] // 2, -1, x.shape[2], x.shape[3]).mean((3, 4))),
+    "attention": Heads(lambda qkv: (qkv[0] @ qkv[1].transpose(-2, -1) * 0.5).softmax(-1) @ qkv[2]),
+    "fused attention": Heads(unbound),
+    "fused attention with a bias": Heads(
+        lambda qkv: F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], tensor(1, 2, 1, 1) + 1, scale=0.3)
+    ),
     "parts by given sizes": Function(lambda x: x.permute(0, 2, 3, 1).split([1, 3], dim=-1)[1]),
     "channels apart": Function(lambda x: x.unbind(1)[2].unsqueeze(1) + x),
     "hardsigmoid": nn.Hardsigmoid(),
@@ -509,7 +539,10 @@ UNTRACEABLE = {
     "it joins tensors along the batch": Function(lambda x: torch.cat((x, x))),
     "an axis before the batch": Function(lambda x: torch.stack((x, x))),
     "it joins constants": Function(lambda x: torch.cat((x, torch.zeros(1, 1, 4, 4)), 1)),
-    "the batch must stay": Function(lambda x: x.transpose(0, 1)),
+    "the batch must stay": Function(lambda x: x.permute(1, 2, 0, 3)),
+    "whose batch isn't the first axis": Function(lambda x: x.transpose(0, 1) * 2),
+    "only attention to all places": Function(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+    "queries, keys and values must be tensors": Function(lambda x: F.scaled_dot_product_attention(x, x[:, :1], x[:, :1])),
     "the batch must stay the first": Function(lambda x: x.view(3, 16)),
     "it clips to tensors": Function(lambda x: x.clamp(torch.zeros(4))),
     "has no centre": nn.LocalResponseNorm(4),

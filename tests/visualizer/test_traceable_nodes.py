@@ -155,10 +155,10 @@ def test_activations_far_from_zero():
 def test_two_inputs_that_stretch(node, shapes):
     rng = np.random.default_rng(3)
     inputs = [chainer.Variable(rng.standard_normal(shape)) for shape in shapes]
-    assert_gradients_of_both(node, inputs)
+    assert_gradients_of_all(node, inputs)
 
 
-def assert_gradients_of_both(node, inputs):
+def assert_gradients_of_all(node, inputs):
     rng = np.random.default_rng(5)
     y = node.forward(*inputs)
     output, record = node.record(*(x.array for x in inputs))
@@ -179,19 +179,26 @@ def assert_gradients_of_both(node, inputs):
 @pytest.mark.parametrize("shapes", [((2, 3, 4, 5), (2, 3, 5, 6)), ((2, 4, 5), (2, 5, 1)), ((2, 3, 4, 5), (2, 1, 5, 6))])
 def test_matrix_products(shapes):
     rng = np.random.default_rng(3)
-    assert_gradients_of_both(tn.MatrixMultiply(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+    assert_gradients_of_all(tn.MatrixMultiply(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+
+
+@pytest.mark.parametrize("shift", [0.0, RNG.standard_normal((4, 6))])
+def test_attention(shift):
+    rng = np.random.default_rng(3)
+    shapes = (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2)
+    assert_gradients_of_all(tn.Attention(0.7, shift), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
 
 
 @pytest.mark.parametrize("node", [tn.Concatenate(2), tn.Stack(), tn.Stack(4)])
 def test_inputs_joined_along_any_axis(node):
     rng = np.random.default_rng(3)
-    assert_gradients_of_both(node, [chainer.Variable(rng.standard_normal((2, 3, 4, 5))) for _ in range(2)])
+    assert_gradients_of_all(node, [chainer.Variable(rng.standard_normal((2, 3, 4, 5))) for _ in range(2)])
 
 
 def test_an_input_stretched_to_another():
     rng = np.random.default_rng(3)
     shapes = (2, 4, 1, 1), (2, 4, 5, 6)
-    assert_gradients_of_both(tn.StretchTo(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+    assert_gradients_of_all(tn.StretchTo(), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
 
 
 def test_pixel_shuffles_undo_each_other():
