@@ -835,10 +835,25 @@ def reshape(x: Value, outshape: tuple[int, ...], sizes: Sequence[Any] = ()) -> C
         if shape.count(-1) > 1:
             # Before rows and columns there are channels, which are as many in every picture.
             if kept < 2:
-                raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+                return _reshape_like(x, outshape, asked)
             shape = list(given)
         steps.append(tn.TraceableReshape(shape, kept, before))
     return nodes.in_a_row(**{f"part{i}": step for i, step in enumerate(steps)}) if len(steps) > 1 else steps[0], [x]
+
+
+def _reshape_like(x: Value, outshape: tuple[int, ...], asked: Sequence[Any]) -> Converted:
+    """A reshape whose sizes are those of another tensor, as of attention that makes maps of places again."""
+    tensors = [size.of for size in asked if isinstance(size, Derived) and size.of is not None]
+    like = max(tensors, key=tensors.count, default=x)
+    shape, axes = list(outshape[1:]), {}
+    for place, size in enumerate(asked):
+        if isinstance(size, Derived) and size.of == like and size.axis is not None:
+            axes[place] = size.axis
+        elif size == -1 or isinstance(size, Derived):
+            shape[place] = -1
+    if shape.count(-1) > 1 or not axes:
+        raise UntraceableError(f"its shape {tuple(outshape)} depends on the size of the picture")
+    return tn.ReshapeLike(shape, axes), [x, like]
 
 
 def _matched(shape: Sequence[int], other: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

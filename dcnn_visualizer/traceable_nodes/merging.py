@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dcnn_visualizer.chainer_compat  # noqa: F401  isort: skip
@@ -269,6 +271,45 @@ class StretchTo(TraceableNode):
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""
         return "summed where it was stretched"
+
+
+class ReshapeLike(TraceableNode):
+    """The first input in another shape, some of whose sizes the second has; back reshaped, and nothing for the second.
+
+    Args:
+        shape: Sizes of a sample's axes; -1, at most once, for what the others leave.
+        axes: Which of them the second input has instead, and on which of its axes.
+    """
+
+    shares_record = True
+
+    def __init__(self, shape: Sequence[int], axes: dict[int, int]) -> None:
+        self.shape, self.axes = tuple(shape), tuple(axes.items())
+
+    def forward(self, x: Any, like: Any) -> chainer.Variable:
+        """Chainer's ``reshape``."""
+        return F.reshape(x, self._outshape(x.shape, like.shape))
+
+    def record(self, x: Array, like: Array) -> tuple[Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Keeps both shapes."""
+        return x.reshape(self._outshape(x.shape, like.shape)), (x.shape, like.shape)
+
+    def reverse(self, signal: Array, record: tuple[tuple[int, ...], tuple[int, ...]], rule: Rule) -> tuple[Array, Array]:
+        """Reshapes, and zeros."""
+        x, like = ((len(signal), *shape[1:]) for shape in record)
+        return signal.reshape(x), array_module(signal).zeros(like, signal.dtype)
+
+    def describe(self, rule: Rule) -> str:
+        """The rule in a few words."""
+        return "reshaped"
+
+    def _outshape(self, inshape: tuple[int, ...], like: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = list(self.shape)
+        for place, axis in self.axes:
+            sizes[place] = like[axis]
+        # NumPy can't tell what -1 stands for in an empty batch.
+        left = math.prod(inshape[1:]) // math.prod(size for size in sizes if size != -1)
+        return (inshape[0], *(left if size == -1 else size for size in sizes))
 
 
 class Concatenate(TraceableNode):

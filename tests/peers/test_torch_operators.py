@@ -179,6 +179,10 @@ OPERATORS = {
         ),
     ),
     "viewed as what it was": Function(lambda x: (x.unsqueeze(2) * 2).view(x.shape) + x[:, None].reshape_as(x)),
+    "maps of places": Function(lambda x: (x.flatten(2).softmax(-1) * 3).view(x.shape) + x.flatten(2).reshape(x.shape)),
+    "maps of places, channels last": Function(
+        lambda x: x.flatten(2).transpose(1, 2).reshape(x.size(0), x.size(2), x.size(3), x.size(1) // 2, 2).mean(-1)
+    ),
     "one channel a group": Function(
         lambda x: x.view(x.shape[0], 4, x.shape[1] // 4, x.shape[2], x.shape[3]).mean((3, 4)).squeeze(-1)
     ),
@@ -533,7 +537,9 @@ UNTRACEABLE = {
     r"it gives torch\.float64 of pictures in torch\.float32": Function(lambda x: x.double()),
     "it goes over the whole batch": Function(lambda x: x - x.max()),
     "only to numbers or another tensor's shape": Function(lambda x: x.mean(1, keepdim=True).expand(-1, x.shape[2] // 2, -1, -1)),
-    r"view in .* depends on the size of the picture": Function(lambda x: x.flatten(2).view(x.shape)),
+    r"view in .* depends on the size of the picture": Function(
+        lambda x: x.flatten(2).view(1, 3, x.shape[2] + 1 - 1, x.shape[3] * 1)
+    ),
     "it divides by the norm of order 1": Function(lambda x: F.normalize(x, p=1.0)),
     "the batch apart": Function(lambda x: x.unbind()[0]),
     "it joins tensors along the batch": Function(lambda x: torch.cat((x, x))),

@@ -195,6 +195,13 @@ def test_inputs_joined_along_any_axis(node):
     assert_gradients_of_all(node, [chainer.Variable(rng.standard_normal((2, 3, 4, 5))) for _ in range(2)])
 
 
+@pytest.mark.parametrize(("shape", "axes"), [((4, 0, 0), {1: 2, 2: 3}), ((0, -1, 2, 2), {0: 3})])
+def test_an_input_shaped_like_another(shape, axes):
+    rng = np.random.default_rng(3)
+    shapes = (2, 4, 30), (2, 7, 5, 6)
+    assert_gradients_of_all(tn.ReshapeLike(shape, axes), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
+
+
 def test_an_input_stretched_to_another():
     rng = np.random.default_rng(3)
     shapes = (2, 4, 1, 1), (2, 4, 5, 6)
