@@ -16,6 +16,7 @@ import chainer
 import numpy as np
 
 from dcnn_kernels.arrays import Array, array_module
+from dcnn_kernels.dlpack import takes_any_array
 from dcnn_kernels.geometry import PairLike, occlusion_windows, pair
 from dcnn_visualizer import rendering
 from dcnn_visualizer.batching import fitting
@@ -98,6 +99,7 @@ class SaliencyVisualizer:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__})"
 
+    @takes_any_array
     def analyze(
         self,
         img: Any,
@@ -116,7 +118,8 @@ class SaliencyVisualizer:
         """Slides an occluder over a picture and watches a layer.
 
         Args:
-            img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, NumPy or CuPy; the network's own preprocessing done.
+            img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, the network's own preprocessing done; NumPy or CuPy,
+                or of any library that speaks DLPack, such as a torch tensor.
             layer: The layer's path, or several.
             ksize: Rows and columns of the occluder, in pixels.
             stride: Step between its places, in pixels.
@@ -147,6 +150,7 @@ class SaliencyVisualizer:
         maps = [found[layer] if isinstance(layer, str) else found for (found,) in swept]
         return maps[0] if single else maps
 
+    @takes_any_array
     def sweep(
         self,
         img: Any,
@@ -229,6 +233,7 @@ class SaliencyVisualizer:
                     )
         return swept
 
+    @takes_any_array
     def explain(self, img: Any, layer: str, ksize: PairLike, stride: PairLike = 1, windows: str = "centered") -> str:
         """Tells layer by layer how a sweep is computed, what share of the layer changes, and the arithmetic.
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcnn_kernels.arrays import Array, array_module, check_float
 from dcnn_kernels.cuda.settings import current_graphs, graphs
+from dcnn_kernels.dlpack import takes_any_array
 from dcnn_kernels.geometry import Pair
 from dcnn_visualizer.batching import fitting, in_batches
 from dcnn_visualizer.graph import Graph, check_traceable
@@ -198,6 +199,7 @@ class Reversal:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.rule})"
 
+    @takes_any_array
     def analyze(
         self, img: Any, layer: str, index: Index = None, seed: str = "activation", memory_budget: int | None = None
     ) -> Array:
@@ -206,7 +208,8 @@ class Reversal:
         The forward pass is recorded once, and reused as long as picture and weights stay the same.
 
         Args:
-            img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, NumPy or CuPy; the network's own preprocessing done.
+            img: Picture (C, H, W) or batch (B, C, H, W), float32 or float64, the network's own preprocessing done; NumPy or CuPy,
+                or of any library that speaks DLPack, such as a torch tensor.
             layer: The layer's path.
             index: A channel, a tuple (c, y, x) for one neuron, a :class:`Peak`, None for the whole layer, or a list of these, or
                 an array of channels. A neuron far smaller in sight than the picture is projected from its receptive field alone.

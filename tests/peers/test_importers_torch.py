@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dcnn_kernels import BackendError
 from dcnn_visualizer.desalinet import SaliNet
 from dcnn_visualizer.importers.torch import from_torch
 from dcnn_visualizer.models import Preprocessing, load_model
@@ -122,3 +123,19 @@ def test_the_command_line_takes_a_factory_of_modules(tmp_path, monkeypatch):
     with chainer.no_backprop_mode():
         got = model.chain(x.numpy()).array
     np.testing.assert_allclose(got, nn.functional.conv2d(x, weights).relu().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_may_be_tensors():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    x = pictures(1, 3, 8, 8)
+    chain = from_torch(module, x)
+    for index in (2, [0, (1, 3, 3)]):
+        projected = SaliNet(chain).analyze(x, "0", index)
+        assert isinstance(projected, torch.Tensor)
+        np.testing.assert_array_equal(projected.numpy(), SaliNet(chain).analyze(x.numpy(), "0", index))
+    visualizer = SaliencyVisualizer(chain)
+    shown, expected = (visualizer.analyze(img, "3", 3, 2) for img in (x[0], x[0].numpy()))
+    np.testing.assert_array_equal(shown.data, expected.data)
+    assert visualizer.explain(x[0], "3", 3) == visualizer.explain(x[0].numpy(), "3", 3)
+    with pytest.raises(BackendError, match="img requires grad"):
+        SaliNet(chain).analyze(x.clone().requires_grad_(), "0", 2)
