@@ -754,8 +754,8 @@ def attention(
 ) -> Converted:
     """Scaled dot product attention; what is added to the scores must be a constant."""
     values = [one for one in (q, k, v) if isinstance(one, Value)]
-    if len(values) < 3 or len({value.shape[:-2] for value in values}) > 1 or len(q.shape) < 3:
-        raise UntraceableError("queries, keys and values must be tensors of as many axes, of one size before the last two")
+    if len(values) < 3 or len({len(value.shape) for value in values}) > 1 or len(q.shape) < 3:
+        raise UntraceableError("queries, keys and values must be tensors of as many axes, three or more")
     if is_causal or dropout_p or enable_gqa or isinstance(attn_mask, Value):
         raise UntraceableError("only attention to all places is supported, without dropout, and with a constant added to scores")
     node = tn.Attention(q.shape[-1] ** -0.5 if scale is None else scale, 0.0 if attn_mask is None else _constant(attn_mask))
@@ -966,6 +966,8 @@ def getitem(x: Any, index: Any) -> Converted:
         if order.ndim == 1 and order.dtype == torch.int64:
             return tn.TraceableChannels([int(channel) % x.shape[1] for channel in order]), [x]
     taken = [part for part in parts if part is not None]
+    if any(isinstance(end, Derived) for part in taken if isinstance(part, slice) for end in (part.start, part.stop, part.step)):
+        raise UntraceableError("its part depends on the size of the picture")
     if parts[0] != slice(None) or not all(type(part) is int or isinstance(part, slice) for part in taken):
         raise UntraceableError(f"it takes the part {index}; only slices and integers behind a whole batch are supported")
     rank = len(x.shape) - sum(type(part) is int for part in parts)

@@ -215,6 +215,8 @@ class MatrixMultiply(TraceableNode):
 class Attention(chainer.Link, TraceableNode):
     """softmax(q·kᵀ·scale + shift)·v over the last two axes (Vaswani et al., NeurIPS 2017); back by its gradient in every method.
 
+    Of the axes before these, behind the batch, keys and values may have one place where queries have more.
+
     Args:
         scale: By which the scores are multiplied.
         shift: Added to them, broadcast as NumPy does, such as a bias of positions.
@@ -230,6 +232,7 @@ class Attention(chainer.Link, TraceableNode):
 
     def forward(self, q: Any, k: Any, v: Any) -> chainer.Variable:
         """By Chainer's ``matmul`` and ``softmax``."""
+        k, v = (F.broadcast_to(one, (*q.shape[:-2], *one.shape[-2:])) for one in (k, v))
         return F.matmul(F.softmax(F.matmul(q, k, transb=True) * self.scale + self.shift, axis=-1), v)
 
     def record(self, q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
@@ -244,7 +247,8 @@ class Attention(chainer.Link, TraceableNode):
         q, k, v, weights = record
         h = weights * (signal @ v.swapaxes(-1, -2))
         h = (h - weights * h.sum(axis=-1, keepdims=True)) * self.scale
-        return h @ k, h.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ signal
+        back_k, back_v = h.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ signal
+        return h @ k, _summed_to(back_k, k.shape), _summed_to(back_v, v.shape)
 
     def describe(self, rule: Rule) -> str:
         """The rule in a few words."""

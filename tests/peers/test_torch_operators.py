@@ -192,6 +192,9 @@ OPERATORS = {
     "groups of channels": Function(lambda x: x.reshape(x.shape[0], x.shape[1] // 2, -1, x.shape[2], x.shape[3]).mean((3, 4))),
     "attention": Heads(lambda qkv: (qkv[0] @ qkv[1].transpose(-2, -1) * 0.5).softmax(-1) @ qkv[2]),
     "fused attention": Heads(unbound),
+    "attention of many queries to one head": Heads(
+        lambda qkv: F.scaled_dot_product_attention(qkv[0], qkv[1][:, :1], qkv[2].mean(1, keepdim=True))
+    ),
     "fused attention with a bias": Heads(
         lambda qkv: F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], tensor(1, 2, 1, 1) + 1, scale=0.3)
     ),
@@ -519,6 +522,7 @@ UNTRACEABLE = {
     "it pads in mode 'circular'": nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"),
     "its windows are dilated by 2": Function(lambda x: F.max_pool2d(x, 2, dilation=2)),
     "its windows .* depend on the size of the picture": Function(lambda x: F.avg_pool2d(x, x.shape[2] // 2)),
+    "getitem in .*: its part depends on the size of the picture": Function(lambda x: x[..., : x.shape[3] // 2]),
     "its arguments depend on the size of the picture": Function(lambda x: x * x.shape[2]),
     "view .* its shape .* depends on the size of the picture": Function(
         lambda x: x.view(x.shape[0], x.shape[2] // 2, x.shape[3] // 2, 12)
@@ -548,7 +552,7 @@ UNTRACEABLE = {
     "the batch must stay": Function(lambda x: x.permute(1, 2, 0, 3)),
     "whose batch isn't the first axis": Function(lambda x: x.transpose(0, 1) * 2),
     "only attention to all places": Function(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
-    "queries, keys and values must be tensors": Function(lambda x: F.scaled_dot_product_attention(x, x[:, :1], x[:, :1])),
+    "queries, keys and values must be tensors": Function(lambda x: F.scaled_dot_product_attention(x, x[:, 0], x[:, 0])),
     "the batch must stay the first": Function(lambda x: x.view(3, 16)),
     "it clips to tensors": Function(lambda x: x.clamp(torch.zeros(4))),
     "has no centre": nn.LocalResponseNorm(4),

@@ -183,9 +183,10 @@ def test_matrix_products(shapes):
 
 
 @pytest.mark.parametrize("shift", [0.0, RNG.standard_normal((4, 6))])
-def test_attention(shift):
+@pytest.mark.parametrize("heads", [3, 1])
+def test_attention(heads, shift):
     rng = np.random.default_rng(3)
-    shapes = (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2)
+    shapes = (2, 3, 4, 5), (2, heads, 6, 5), (2, heads, 6, 2)
     assert_gradients_of_all(tn.Attention(0.7, shift), [chainer.Variable(rng.standard_normal(shape)) for shape in shapes])
 
 
