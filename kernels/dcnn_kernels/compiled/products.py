@@ -24,7 +24,7 @@ from .team import parted
 from .threads import cores, share
 
 #: Bytes of what is laid out at a time, and of the sums of all filters meanwhile: both stay in a core's second level of cache.
-BAND_BYTES, SUMS_BYTES = 1 << 18, 1 << 20
+BAND_BYTES, SUMS_BYTES = 1 << 19, 1 << 20
 #: Bytes of a block's filters at a time: they stay in the first level while all pixels of a band pass over them.
 FILTER_BYTES = 1 << 14
 #: Products that a core does in the time of a value copied.
