@@ -222,7 +222,9 @@ def _gallery(options: argparse.Namespace) -> None:
     files.check_writable(options.out)
     model = _load(options)
     preprocessing = model.preprocessing
-    folder = dataset.Folder(options.folder, preprocessing)
+    folder = dataset.Folder(
+        options.folder, preprocessing, lambda error: print(f"{PROGRAM}: left out: {_one_line(error)}", file=sys.stderr)
+    )
     reversal = getattr(desalinet, METHODS[options.method])(model.chain)
     top = top_activations(model.chain, _with_progress(folder, "looking"), options.layer, options.k, options.channels)
     if options.channels is None:

@@ -59,6 +59,7 @@ class Folder:
     Args:
         folder: The folder. Its pictures are told by their extensions.
         prepare: What is done to each picture, such as a network's preprocessing; None for nothing.
+        unreadable: Is told the error of a picture that can't be read, which is left out from then on; None to raise it.
 
     Attributes:
         paths: Their files.
@@ -69,13 +70,18 @@ class Folder:
         ImportError: Pillow isn't installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], prepare: Callable[[np.ndarray], Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        prepare: Callable[[np.ndarray], Any] | None = None,
+        unreadable: Callable[[Exception], object] | None = None,
+    ) -> None:
         _require_pillow()
         from PIL import Image
 
         extensions = {extension for extension, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
         files = (path for path in Path(folder).iterdir() if path.suffix.lower() in extensions and not path.name.startswith("."))
-        self.paths, self.prepare = sorted(path for path in files if path.is_file()), prepare
+        self.paths, self.prepare, self.unreadable = sorted(path for path in files if path.is_file()), prepare, unreadable
         if not self.paths:
             raise ValueError(f"there are no pictures in the folder {os.fspath(folder)!r}")
 
@@ -84,9 +90,17 @@ class Folder:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Any]:
-        """The pictures, prepared; one that can't be read raises when its turn comes."""
-        for picture in map(read_picture, self.paths):
-            yield picture if self.prepare is None else self.prepare(picture)
+        """The pictures, prepared; one that can't be read raises when its turn comes, unless ``unreadable`` is to be told."""
+        for path in list(self.paths):
+            try:
+                picture = read_picture(path)
+            except (OSError, ValueError) as error:
+                if self.unreadable is None:
+                    raise
+                self.paths.remove(path)
+                self.unreadable(error)
+            else:
+                yield picture if self.prepare is None else self.prepare(picture)
 
 
 def fit(picture: np.ndarray, size: PairLike) -> np.ndarray:

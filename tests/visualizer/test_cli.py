@@ -87,6 +87,20 @@ class TestGallery:
         windows = np.lib.stride_tricks.sliding_window_view(photo, (4, 4, 3)).reshape(-1, 4, 4, 3)
         assert (np.abs(windows.astype(int) - drawn[:, :4]).max(axis=(1, 2, 3)) <= 1).any()
 
+    def test_leaves_out_what_can_not_be_read_and_says_so(self, capsys):
+        assert cli.main([*self.words, "--channels", "3", "-k", "1"]) == 0
+        expected = Path("out.png").read_bytes()
+        Path("out.png").unlink()
+        Path("a.jpg").write_text("no picture")
+        capsys.readouterr()
+        assert cli.main([*self.words, "--channels", "3", "-k", "1"]) == 0
+        assert Path("out.png").read_bytes() == expected
+        assert capsys.readouterr().err == "dcnn-visualizer: left out: a.jpg is no picture that Pillow can read\n"
+        Path("out.png").unlink()
+        Path("photo.png").write_text("no picture")
+        assert cli.main(self.words) == 2
+        assert capsys.readouterr().err.endswith("dcnn-visualizer: error: there must be at least one picture, got none\n")
+
     def test_errors_take_one_line(self, capsys):
         assert "no layer 'conv9'" in fails(capsys, *self.words[:-1], "conv9")
         assert "channels must be in" in fails(capsys, *self.words, "--channels", "99")

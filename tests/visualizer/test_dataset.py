@@ -103,6 +103,17 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"b\.png is no picture"):
             next(stream)
 
+    def test_a_broken_picture_may_be_left_out(self, tmp_path, pixels):
+        for name in ("a.png", "c.png"):
+            saved(tmp_path / name, pixels)
+        (tmp_path / "b.png").write_bytes(b"")
+        told = []
+        folder = dataset.Folder(tmp_path, unreadable=told.append)
+        for _ in range(2):
+            assert len(list(folder)) == 2
+        assert [path.name for path in folder.paths] == ["a.png", "c.png"]
+        assert ["b.png is no picture" in str(error) for error in told] == [True]
+
     def test_a_missing_folder_is_an_error_at_once(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             dataset.Folder(tmp_path / "nowhere")
