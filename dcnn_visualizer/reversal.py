@@ -437,26 +437,36 @@ def picture_groups(images: Iterable[Any], size: int) -> Iterator[Array]:
         size: The most pictures of a batch.
 
     Yields:
-        Arrays (B, C, H, W) of neighbouring pictures of one shape and kind.
+        Arrays (B, C, H, W) of neighbouring pictures of one shape and kind; those before a bad one, too, or before an error of
+        the stream.
 
     Raises:
         TypeError: Something else than a picture.
         ValueError: A picture of another rank, without pixels, or with NaN.
     """
     waiting: list[Array] = []
-    for image in images:
-        if getattr(image, "ndim", 3) != 3:
-            raise ValueError(f"each of images must be one picture (C, H, W), got shape {image.shape}")
-        x, _ = check_picture(image)
-        if waiting and (x.shape, x.dtype, type(x)) != (waiting[0].shape, waiting[0].dtype, type(waiting[0])):
-            yield array_module(x).concatenate(waiting)
-            waiting = []
-        waiting.append(x)
-        if len(waiting) == size:
-            yield array_module(x).concatenate(waiting)
-            waiting = []
+
+    def together() -> Array:
+        group = array_module(waiting[0]).concatenate(waiting)
+        waiting.clear()
+        return group
+
+    try:
+        for image in images:
+            if getattr(image, "ndim", 3) != 3:
+                raise ValueError(f"each of images must be one picture (C, H, W), got shape {image.shape}")
+            x, _ = check_picture(image)
+            if waiting and (x.shape, x.dtype, type(x)) != (waiting[0].shape, waiting[0].dtype, type(waiting[0])):
+                yield together()
+            waiting.append(x)
+            if len(waiting) == size:
+                yield together()
+    except Exception:
+        if waiting:
+            yield together()
+        raise
     if waiting:
-        yield array_module(waiting[0]).concatenate(waiting)
+        yield together()
 
 
 def _places(index: Place, activation: Array) -> list[tuple[int, ...]]:

@@ -256,6 +256,21 @@ class TestAnalyzeMany:
         with pytest.raises(ValueError, match=r"each of images must be one picture \(C, H, W\), got shape \(4, 4\)"):
             next(stream)
 
+    @pytest.mark.parametrize("places", [3, [1, 2]])
+    def test_what_came_before_an_error_of_the_stream_is_not_lost(self, net, places):
+        model, x = net
+
+        def stream():
+            yield from x
+            raise OSError("the disk is gone")
+
+        projections = SaliNet(model).analyze_many(stream(), "grouped", places)
+        expected = list(SaliNet(model).analyze_many(x, "grouped", places))
+        for one, other in zip(itertools.islice(projections, len(expected)), expected, strict=True):
+            np.testing.assert_array_equal(one.pixels, other.pixels)
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(projections)
+
     def test_bad_settings_are_errors_at_once(self, net):
         model, x = net
         with pytest.raises(KeyError, match="no layer"):
